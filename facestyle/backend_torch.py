@@ -1,0 +1,85 @@
+"""Roles as torch modules: numpy in, numpy out, on any device and in any precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from facestyle.errors import UsageError
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class TorchBackend:
+    """Runs networks by role (see ``translator.Backend``)."""
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], device: str = "cpu", precision: str = "fp32"
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision '{precision}'", f"known: {', '.join(PRECISIONS)}")
+        self.device = torch.device(device)
+        self.precision = precision
+        self.modules = {
+            role: module.to(self.device).to(memory_format=torch.channels_last)
+            for role, module in modules.items()
+        }
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that can be run."""
+        return tuple(self.modules)
+
+    @property
+    def about(self) -> str:
+        """Runtime, device and precision."""
+        return f"torch on {self.device}, {self.precision}"
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        """Run one network: float arrays as float32, integer arrays as domain indices.
+
+        Raises:
+            UsageError: the model has no such role.
+        """
+        if role not in self.modules:
+            raise UsageError(f"this model has no role '{role}'", f"it has {', '.join(self.roles)}")
+        tensors = [self._tensor(array) for array in arrays]
+        autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
+        )
+        with torch.inference_mode(), autocast:
+            output: torch.Tensor = self.modules[role](*tensors)
+        return output.float().cpu().numpy()
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        # Read-only arrays (pictures are) must be copied: torch has no read-only tensors.
+        wide = array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
+        tensor = torch.from_numpy(np.ascontiguousarray(wide)).to(self.device)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def best_device(asked: str) -> str:
+    """``auto`` → the fastest device here; an explicit one that is missing is an error.
+
+    Raises:
+        UsageError: the device is unknown or not available.
+    """
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if asked == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    kind = asked.split(":")[0]
+    if kind not in available:
+        raise UsageError(f"unknown device '{asked}'", "use auto, cpu, cuda or mps")
+    if not available[kind]:
+        raise UsageError(
+            f"device '{asked}' was asked for and is not available",
+            "use --device auto, or run 'facestyle doctor'",
+        )
+    return asked

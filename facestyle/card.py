@@ -1,0 +1,139 @@
+"""The model card: all that the pixel side of the tool must know of a model.
+
+A card travels with the weights (safetensors or ONNX metadata, ``weights/index.toml``).
+It knows nothing of networks: widths and depths are read from the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
+
+from facestyle.errors import CheckpointError
+
+METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
+STYLES = frozenset({"fixed", "latent", "reference"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a model does, on which pictures, and under which terms."""
+
+    family: str
+    """``stargan-v2``, ``ugatit``, ..."""
+    image_size: int
+    """Side of the square picture that the networks take, in px."""
+    domains: tuple[str, ...]
+    """Domain names in the order of the networks' domain index."""
+    styles: tuple[str, ...]
+    """How a style can be had: ``latent``, ``reference``, ``fixed``."""
+    latent_dim: int | None = None
+    """Width of the latent code, where there is one."""
+    alignment: str = "none"
+    """Name of the template (``faces.align.TEMPLATES``), or ``none`` for whole pictures."""
+    name: str = ""
+    """Short name for people."""
+    licence: str = "unknown"
+    """Terms of use of the weights."""
+    about: str = ""
+    """One line: what it is for."""
+    data: str = ""
+    """What it was trained on."""
+    seed: int | None = None
+    """Seed of the training run."""
+    steps: int | None = None
+    """Training iterations."""
+    command: str = ""
+    """The command that made it."""
+    scores: Mapping[str, float] | None = None
+    """Measured quality, by metric name."""
+
+    def to_json(self) -> str:
+        """Compact JSON with sorted keys, so that equal cards give equal bytes."""
+        filled = {k: v for k, v in asdict(self).items() if v not in (None, "")}
+        return json.dumps(filled, sort_keys=True, ensure_ascii=False)
+
+    def at_step(self, steps: int) -> ModelCard:
+        """The card of the same run after ``steps`` iterations."""
+        return replace(self, steps=steps)
+
+    @staticmethod
+    def from_json(text: str) -> ModelCard:
+        """Read a card; raises CheckpointError where it is no card of this version."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            raise CheckpointError("the model card is not JSON") from None
+        if not isinstance(values, dict):
+            raise CheckpointError("the model card is not a JSON object")
+        return card_from(values)
+
+
+def card_from(values: Mapping[str, Any]) -> ModelCard:
+    """A card from plain values (JSON or TOML), lists made tuples.
+
+    Raises:
+        CheckpointError: an unknown or missing field, or one of the wrong type.
+    """
+    known = {field.name: field for field in fields(ModelCard)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise CheckpointError(
+            f"the model card has unknown fields: {', '.join(map(ascii, unknown[:3]))}",
+            "it was written by a newer facestyle: update this one",
+        )
+    for name, field in known.items():
+        if name not in values and field.default is MISSING:
+            raise CheckpointError(f"the model card has no {name}")
+        if name in values and not _FITS[str(field.type)](values[name]):
+            raise CheckpointError(
+                f"the model card's {name} is {ascii(values[name])[:40]}, expected {field.type}"
+            )
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    card = ModelCard(**plain)
+    if not 8 <= card.image_size <= 8192:
+        raise CheckpointError(
+            f"the model card's image_size is {card.image_size}, expected 8 to 8192 px"
+        )
+    # Domain names become parts of file names.
+    if not card.domains or any(not name or "/" in name or "\\" in name for name in card.domains):
+        raise CheckpointError("the model card has no usable domain names")
+    if len(set(card.domains)) < len(card.domains):
+        raise CheckpointError("the model card names a domain twice")
+    if not card.styles or not set(card.styles) <= STYLES:
+        raise CheckpointError(f"the model card's styles are not among {', '.join(sorted(STYLES))}")
+    if "latent" in card.styles and not card.latent_dim:
+        raise CheckpointError("the model card has latent styles and no latent_dim")
+    return card
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.replace("\n", " ").isprintable()
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        _is_text(text) and "\n" not in text for text in value
+    )
+
+
+def _is_scores(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(name) and isinstance(score, int | float) and not isinstance(score, bool)
+        for name, score in value.items()
+    )
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {  # by a field's annotation
+    "str": _is_text,
+    "int": _is_whole,
+    "int | None": lambda value: value is None or _is_whole(value),
+    "tuple[str, ...]": _is_texts,
+    "Mapping[str, float] | None": lambda value: value is None or _is_scores(value),
+}

@@ -1,0 +1,144 @@
+"""``models``: what can be loaded, where it is, and what is in a file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from facestyle.cli import options
+from facestyle.cli.report import reporting
+from facestyle.errors import CheckpointError, UsageError, WeightsError
+
+app = typer.Typer(
+    help="List, inspect, fetch and verify weights.", no_args_is_help=True, rich_markup_mode=None
+)
+Name = Annotated[str, typer.Argument(help="A name of 'facestyle models list', or a file.")]
+
+
+@app.command("list")
+def list_models(as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """List the weights that facestyle knows by name.
+
+    Example: facestyle models list
+    """
+    with reporting(as_json=as_json, debug=debug) as report:
+        from facestyle import weights
+
+        entries = weights.index().values()
+        width = max(len(entry.name) for entry in entries)
+        for entry in entries:
+            place = weights.locate(entry.name)
+            state = "shipped" if entry.shipped else "here" if place else "not fetched"
+            report.result(
+                {"name": entry.name, "kind": entry.kind, "state": state, "about": entry.about,
+                 "licence": entry.licence, "path": str(place) if place else None},
+                f"{entry.name:<{width}}  {state:<11}  {entry.about}",
+            )  # fmt: skip
+
+
+@app.command()
+def info(
+    model: Name,
+    domains: options.Domains = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Say family, sizes, domains, licence and sha256 of a model.
+
+    Example: facestyle models info female-male
+    """
+    with reporting(as_json=as_json, debug=debug) as report:
+        from facestyle import weights
+        from facestyle.checkpoint import load_checkpoint
+        from facestyle.translator import card_of
+
+        path = weights.resolve(model)
+        checkpoint = load_checkpoint(path)
+        card = card_of(checkpoint, options.domain_names(domains))
+        parameters = {
+            part or "network": sum(tensor.numel() for tensor in state.values())
+            for part, state in checkpoint.parts.items()
+        }
+        values = {
+            "file": str(path),
+            "sha256": weights.sha256_of(path),
+            "parameters": parameters,
+            **{key: value for key, value in asdict(card).items() if value not in (None, "")},
+        }
+        lines = []
+        for key, value in values.items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{name} {number:,}" for name, number in value.items())
+            elif isinstance(value, tuple):
+                value = ", ".join(value)
+            lines.append(f"{key.replace('_', ' '):<11} {value}")
+        report.result(values, "\n".join(lines))
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A name of 'facestyle models list'.")],
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fetch weights, with what they need, into the cache.
+
+    Example: facestyle models pull builtin
+    """
+    with reporting(as_json=as_json, quiet=quiet, debug=debug) as report:
+        from facestyle import weights
+
+        entries = weights.index()
+        if name not in entries:
+            weights.resolve(name, offline=True)  # says which name is near
+            raise UsageError(f"'{name}' is a file, not a name", "see 'facestyle models list'")
+        for needed in (name, *entries[name].needs):
+            with report.progress(f"fetching {needed}", unit=" bytes") as update:
+                path = weights.download(entries[needed], offline=offline, progress=update)
+            report.result({"name": needed, "path": str(path)}, str(path))
+
+
+@app.command()
+def verify(
+    model: Name,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare a file with the sha256 that is known of it.
+
+    Example: facestyle models verify builtin
+    """
+    with reporting(as_json=as_json, quiet=quiet, debug=debug) as report:
+        from facestyle import weights
+
+        entry = weights.index().get(model)
+        found = weights.verify(entry or weights.resolve(model))
+        if found.status == "missing":
+            raise WeightsError(f"{model} is not at {found.path}", f"facestyle models pull {model}")
+        if found.status == "mismatch":
+            raise CheckpointError(
+                f"{found.path} has sha256 {found.sha256}, expected {found.expected}",
+                f"facestyle models pull {model}",
+            )
+        report.result(
+            {"path": str(found.path), "status": found.status, "sha256": found.sha256},
+            f"{found.status}: {found.path} sha256 {found.sha256}",
+        )
+
+
+@app.command()
+def path(model: Name, as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """Print where a file is.
+
+    Example: facestyle models path female-male
+    """
+    with reporting(as_json=as_json, debug=debug) as report:
+        from facestyle import weights
+
+        found = str(weights.resolve(model, offline=True))
+        report.result({"path": found}, found)

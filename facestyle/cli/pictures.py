@@ -1,0 +1,455 @@
+"""``translate`` and ``reference``: pictures in, restyled pictures out.
+
+Both are one journey with another way to a style. Order of work: what is cheap and can be
+wrong (names, paths, a single picture) comes before what is dear (torch, the model).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from facestyle import __version__
+from facestyle.cli import options
+from facestyle.cli.plan import STDIO, Job, Source, expand, plan
+from facestyle.cli.report import Reporter, reporting
+from facestyle.errors import FacestyleError, InputError, PartialBatchError, UsageError
+
+if TYPE_CHECKING:
+    from facestyle.faces import Detector
+    from facestyle.images import Picture
+    from facestyle.translator import Style, Translator
+
+Inputs = Annotated[list[str], typer.Argument(help="Pictures, folders, globs, or - for stdin.")]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", help="A file, a folder (DIR/), or - for stdout."),
+]
+FaceChoice = Annotated[str, typer.Option("--face", help="largest, all, or N for the N-th largest.")]
+DetectorName = Annotated[
+    str, typer.Option("--detector", help="auto, yunet, retinaface or builtin.")
+]
+MinScore = Annotated[
+    float | None, typer.Option("--min-score", help="The detector's score that makes a face.")
+]
+Align = Annotated[
+    str | None,
+    typer.Option("--align", help="none for ready crops, or another template than the model's."),
+]
+CropOnly = Annotated[
+    bool, typer.Option("--crop-only", help="Write the model's own crop, not the photo.")
+]
+Detail = Annotated[
+    float,
+    typer.Option("--detail", min=0, max=1, help="How much of the photo's fine detail stays."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo results that exist.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all below.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first bad picture.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")]
+NoMark = Annotated[
+    bool, typer.Option("--no-mark", help="Leave out the AI mark and the recipe (XMP).")
+]
+KeepMetadata = Annotated[bool, typer.Option("--keep-metadata", help="Keep the GPS position too.")]
+Format = Annotated[
+    str, typer.Option("--format", help="Format where -o names none: png, jpg, webp, avif, tif.")
+]
+
+DEFAULT_MODEL = "female-male"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asked for, apart from the style."""
+
+    inputs: Sequence[str]
+    output: str | None
+    model: str
+    domains: tuple[str, ...] | None
+    face: str
+    detector: str
+    min_score: float | None
+    align: str | None
+    crop_only: bool
+    detail: float
+    overwrite: bool
+    recursive: bool
+    fail_fast: bool
+    dry_run: bool
+    mark: bool
+    keep_metadata: bool
+    format: str
+    device: str
+    precision: str
+    offline: bool
+
+
+StyleMaker = Callable[["Translator", Callable[[], "Detector"]], "list[Style]"]
+
+
+def translate(
+    inputs: Inputs,
+    domain: Annotated[str, typer.Option("--domain", "-d", help="The domain to go to.")],
+    output: Output = None,
+    model: options.Model = DEFAULT_MODEL,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the latent code.")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="Styles a picture: seeds SEED, SEED+1, ...")
+    ] = 1,
+    psi: Annotated[
+        float,
+        typer.Option("--psi", min=0, max=2, help="Truncation: 0 the mean style, 1 as sampled."),
+    ] = 1.0,
+    face: FaceChoice = "largest",
+    detector: DetectorName = "auto",
+    min_score: MinScore = None,
+    align: Align = None,
+    crop_only: CropOnly = False,
+    detail: Detail = 1.0,
+    overwrite: Overwrite = False,
+    recursive: Recursive = False,
+    fail_fast: FailFast = False,
+    dry_run: DryRun = False,
+    no_mark: NoMark = False,
+    keep_metadata: KeepMetadata = False,
+    format: Format = "png",
+    domains: options.Domains = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Take faces to a domain, in a style drawn from a seed.
+
+    Example: facestyle translate photo.jpg --domain female
+    """
+    wish = Wish(
+        inputs=inputs, output=output, model=model, domains=options.domain_names(domains),
+        face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
+        detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
+        dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
+        device=device, precision=precision, offline=offline,
+    )  # fmt: skip
+
+    def styles(translator: Translator, _: Callable[[], Detector]) -> list[Style]:
+        return [translator.sample_style(domain, seed + i, psi) for i in range(count)]
+
+    suffixes = [domain] if count == 1 else [f"{domain}-{seed + i}" for i in range(count)]
+    with reporting(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug) as report:
+        _restyle_all(wish, styles, suffixes, report)
+
+
+def reference(
+    source: Annotated[str, typer.Argument(help="The picture to restyle (or a folder, or -).")],
+    style: Annotated[Path, typer.Argument(help="The picture whose style is taken.")],
+    output: Output = None,
+    domain: Annotated[
+        str | None,
+        typer.Option("--domain", "-d", help="The reference's domain; found out when not given."),
+    ] = None,
+    model: options.Model = DEFAULT_MODEL,
+    face: FaceChoice = "largest",
+    detector: DetectorName = "auto",
+    min_score: MinScore = None,
+    align: Align = None,
+    crop_only: CropOnly = False,
+    detail: Detail = 1.0,
+    overwrite: Overwrite = False,
+    recursive: Recursive = False,
+    fail_fast: FailFast = False,
+    dry_run: DryRun = False,
+    no_mark: NoMark = False,
+    keep_metadata: KeepMetadata = False,
+    format: Format = "png",
+    domains: options.Domains = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Take a face to the style of another picture's face.
+
+    Example: facestyle reference photo.jpg style.jpg
+    """
+    wish = Wish(
+        inputs=[source], output=output, model=model, domains=options.domain_names(domains),
+        face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
+        detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
+        dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
+        device=device, precision=precision, offline=offline,
+    )  # fmt: skip
+
+    def styles(translator: Translator, detector: Callable[[], Detector]) -> list[Style]:
+        from facestyle.images import read_picture
+        from facestyle.pipeline import reference_style
+
+        pixels_HWC = read_picture(style).pixels_HWC
+        with _naming(style):
+            return [
+                reference_style(
+                    pixels_HWC,
+                    translator,
+                    domain,
+                    detector=None if _template(wish, translator) == "none" else detector(),
+                    min_score=min_score,
+                    template=align,
+                    origin=f"reference {style.name}",
+                )
+            ]
+
+    with reporting(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug) as report:
+        if not style.is_file():
+            raise InputError(f"no reference picture {style}", "give an existing picture")
+        _restyle_all(wish, styles, [style.stem], report)
+
+
+def _restyle_all(
+    wish: Wish, make_styles: StyleMaker, suffixes: Sequence[str], report: Reporter
+) -> None:
+    """Plan, open the model once, restyle each picture, and account for what failed."""
+    from facestyle import weights
+    from facestyle.images import READABLE_EXTENSIONS, SUPPORTED_EXTENSIONS
+
+    if wish.crop_only and wish.face == "all":
+        raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
+    extension = f".{wish.format.lstrip('.').lower()}"
+    if extension not in SUPPORTED_EXTENSIONS:
+        raise UsageError(
+            f"unknown format '{wish.format}'", f"known: {', '.join(SUPPORTED_EXTENSIONS)}"
+        )
+    sources = expand(wish.inputs, recursive=wish.recursive, extensions=READABLE_EXTENSIONS)
+    jobs = plan(sources, wish.output, suffixes, extension)
+    if wish.dry_run:
+        _tell_plan(wish, jobs, report)
+        return
+    pending = [job for job in jobs if not _done_before(job, wish, report)]
+    if not pending:
+        return
+    # A single picture is read first: if it is bad, that is said before torch is imported.
+    first = _read(pending[0].source) if len(sources) == 1 else None
+
+    from facestyle.translator import open_translator
+
+    path = weights.resolve(wish.model, offline=wish.offline)
+    translator = open_translator(
+        path,
+        domains=wish.domains,
+        device=wish.device,
+        precision=wish.precision,
+        offline=wish.offline,
+    )
+    detector = _lazy_detector(wish, report)
+    styles = make_styles(translator, detector)
+    report.detail(f"{path} by {translator.backend.about}")
+    session = _Session(wish, translator, detector, styles, weights.sha256_of(path), report)
+
+    failed = 0
+    by_source = [(source, list(group)) for source, group in groupby(pending, _source_of)]
+    with report.progress("restyling", unit=" pictures") as update:
+        for number, (source, group) in enumerate(by_source):
+            try:
+                session.restyle(first or _read(source), group)
+            except FacestyleError as error:
+                if len(sources) == 1 or wish.fail_fast:
+                    raise
+                failed += 1
+                report.error(error, input=source.name)
+            update(number + 1, len(by_source))
+    if failed:
+        raise PartialBatchError(
+            f"{failed} of {len(by_source)} pictures failed, the others are written",
+            "mend or remove them and run again: what exists is skipped",
+        )
+
+
+class _Session:
+    """An opened model, its detector and styles, applied to one picture after the other."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        translator: Translator,
+        detector: Callable[[], Detector],
+        styles: Sequence[Style],
+        sha256: str,
+        report: Reporter,
+    ) -> None:
+        self.wish = wish
+        self.translator = translator
+        self.detector = detector
+        self.styles = styles
+        self.sha256 = sha256
+        self.report = report
+
+    def restyle(self, picture: Picture, jobs: Sequence[Job]) -> None:
+        """Every variant of one picture: detected and aligned once."""
+        from facestyle.images import write_picture
+        from facestyle.pipeline import aligned_faces, paste_all, translate_crops
+
+        wish, source = self.wish, jobs[0].source
+        if picture.note:
+            self.report.note(f"{source.name}: {picture.note}")
+        needs_detector = _template(wish, self.translator) != "none"
+        with _naming(source.name):
+            aligned = aligned_faces(
+                picture.pixels_HWC,
+                self.translator,
+                wish.face,
+                detector=self.detector() if needs_detector else None,
+                min_score=wish.min_score,
+                template=wish.align,
+            )
+        for job in jobs:
+            style = self.styles[job.variant]
+            results_NHWC = translate_crops(aligned, self.translator, style)
+            pixels_HWC = (
+                results_NHWC[0]
+                if wish.crop_only
+                else paste_all(picture.pixels_HWC, aligned, results_NHWC, detail=wish.detail)
+            )
+            target: Any = job.target or sys.stdout.buffer
+            if job.target is not None and wish.output is not None:
+                _make_folder(job.target.parent)
+            lost = write_picture(
+                target,
+                picture.with_pixels(pixels_HWC),
+                format=None if job.target else wish.format,
+                recipe=self.recipe(style),
+                mark=wish.mark,
+                keep_metadata=wish.keep_metadata,
+            )
+            if lost:
+                self.report.note(f"{job.target or 'stdout'}: {lost}")
+            self.tell(job, style, len(aligned))
+
+    def recipe(self, style: Style) -> dict[str, object]:
+        """All that is needed to make the same picture again."""
+        card, wish = self.translator.card, self.wish
+        return {
+            "version": __version__,
+            "model": card.name or card.family,
+            "model_sha256": self.sha256,
+            "domain": style.domain,
+            "style": style.origin,
+            "align": _template(wish, self.translator),
+            "face": wish.face,
+            "detail": wish.detail,
+            "precision": wish.precision,
+        }
+
+    def tell(self, job: Job, style: Style, faces: int) -> None:
+        """One result; nothing on stdout where the picture itself went there."""
+        if job.target is None:
+            return
+        finder = (
+            "ready crop"
+            if _template(self.wish, self.translator) == "none"
+            else (f"{faces} face{'s' if faces > 1 else ''} by {self.detector().name}")
+        )
+        values = {
+            "input": job.source.name,
+            "output": str(job.target),
+            "status": "written",
+            "domain": style.domain,
+            "style": style.origin,
+            "faces": faces,
+        }
+        self.report.note(f"{job.source.name}: {style.domain}, {style.origin}, {finder}")
+        self.report.result(values, str(job.target))
+
+
+def _source_of(job: Job) -> Source:
+    return job.source
+
+
+def _template(wish: Wish, translator: Translator) -> str:
+    return wish.align or translator.card.alignment
+
+
+def _read(source: Source) -> Picture:
+    import io
+
+    from facestyle.images import read_picture
+
+    if source.path is not None:
+        return read_picture(source.path)
+    return read_picture(io.BytesIO(sys.stdin.buffer.read()), name="stdin")
+
+
+def _lazy_detector(wish: Wish, report: Reporter) -> Callable[[], Detector]:
+    """Opens the detector when the first picture needs one, and then keeps it."""
+    from functools import cache
+
+    @cache
+    def open_once() -> Detector:
+        from facestyle.faces.registry import open_detector
+
+        with report.progress(f"fetching {wish.detector}", unit=" bytes") as update:
+            return open_detector(wish.detector, offline=wish.offline, progress=update)
+
+    return open_once
+
+
+class _naming:
+    """Puts the picture's name before an error that does not know it."""
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from facestyle.errors import NoFaceError
+
+        if isinstance(error, NoFaceError):
+            raise NoFaceError(f"{self.name}: {error.message}", error.hint) from None
+
+
+def _done_before(job: Job, wish: Wish, report: Reporter) -> bool:
+    if job.target is None or wish.overwrite or not job.target.exists():
+        return False
+    values = {"input": job.source.name, "output": str(job.target), "status": "skipped"}
+    report.note(f"{job.target} exists, skipped (--overwrite redoes it)")
+    report.result(values, str(job.target))
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FacestyleError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def _tell_plan(wish: Wish, jobs: Sequence[Job], report: Reporter) -> None:
+    """What a run would read, write, load and fetch."""
+    from facestyle import weights
+
+    place = weights.locate(wish.model)
+    entry = weights.index().get(wish.model)
+    found = str(place) if place else f"missing; would fetch {entry.url}" if entry else "missing"
+    report.result(
+        {"model": wish.model, "weights": found, "device": wish.device, "detector": wish.detector},
+        f"model {wish.model}: {found}\ndevice {wish.device}, detector {wish.detector}",
+    )
+    for job in jobs:
+        target = STDIO if job.target is None else str(job.target)
+        exists = job.target is not None and job.target.exists()
+        status = "exists, would be skipped" if exists and not wish.overwrite else "would be written"
+        report.result(
+            {"input": job.source.name, "output": target, "status": status},
+            f"{job.source.name} -> {target} ({status})",
+        )

@@ -1,0 +1,300 @@
+"""From landmarks to an aligned crop, and back into the picture. Pure functions, no torch.
+
+Coordinates are continuous: pixel i covers [i, i + 1), so that a resize is one multiplication.
+OpenCV counts pixel centres from 0; ``_warp`` converts, nobody else has to know.
+
+    picture_HWC, crop_HWC  uint8 RGB       to_crop_23  affine, picture → crop coordinates
+    landmarks_52           picture px      template_52  the same points as shares of a crop's side
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facestyle.errors import UsageError
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.floating]
+
+# Where the five landmarks lie in a square crop, as shares of its side.
+TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
+    # CelebA's aligned 178 × 218 pictures cut to the central 178 px square (StarGAN, 2018): mean
+    # of YuNet's landmarks over 1,482 of them.
+    "celeba": (
+        (0.3896, 0.5173),
+        (0.6080, 0.5160),
+        (0.4974, 0.6510),
+        (0.4081, 0.7472),
+        (0.5953, 0.7453),
+    ),
+    # The same pictures cut to a tighter 144 px square with left, top at (16, 48).
+    "celeba-square": (
+        (0.3705, 0.4450),
+        (0.6404, 0.4433),
+        (0.5037, 0.6102),
+        (0.3933, 0.7292),
+        (0.6248, 0.7268),
+    ),
+    # FFHQ at 512 px: the five points in common use for restoration (GFPGAN, facexlib).
+    "ffhq-512": (
+        (0.3769, 0.4686),
+        (0.6229, 0.4691),
+        (0.5013, 0.6133),
+        (0.3931, 0.7254),
+        (0.6115, 0.7249),
+    ),
+    # CelebA-HQ, which StarGAN v2's face model and its mean landmarks come from. Its alignment
+    # (Karras et al. 2018, appendix C) puts the eyes' middle 0.1 eye-to-mouth distances above the
+    # centre and makes the side 4 eye distances (or 3.6 eye-to-mouth distances, if more).
+    "stargan-v2": (
+        (0.3750, 0.4735),
+        (0.6250, 0.4735),
+        (0.5000, 0.6150),
+        (0.3980, 0.7365),
+        (0.6020, 0.7365),
+    ),
+}
+
+MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
+MASK_SIDE = 256  # px; finer than any feather needs
+MASK_CORE = 0.62  # share of the crop's half side up to which the mask is 1 ...
+MASK_EDGE = 0.98  # ... and from which it is 0
+MASK_POWER = 2.6  # exponent of the superellipse: 2 is a circle, more is squarer
+GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
+GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
+FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AlignedFace:
+    """A face cut from a picture so that its landmarks lie on a template."""
+
+    crop_HWC: Pixels
+    """(side, side, 3) uint8 RGB."""
+    to_crop_23: NDArray[np.float64]
+    """Similarity from picture to crop coordinates; its inverse pastes back."""
+    feathered: bool = True
+    """False where the crop is all there is to show, so no border has to be hidden."""
+
+    @property
+    def scale(self) -> float:
+        """Crop px per picture px; below 1 the face is larger than the crop."""
+        return float(math.hypot(self.to_crop_23[0, 0], self.to_crop_23[1, 0]))
+
+
+def template_points(name: str) -> NDArray[np.float64]:
+    """(5, 2) shares of the side; raises UsageError for an unknown template."""
+    if name not in TEMPLATES:
+        raise UsageError(f"unknown alignment '{name}'", f"known: none, {', '.join(TEMPLATES)}")
+    return np.array(TEMPLATES[name])
+
+
+def similarity(
+    source_N2: NDArray[np.floating], target_N2: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Least-squares rotation, uniform scale and shift, source → target (Umeyama, PAMI 1991).
+
+    Never mirrors. In the plane a similarity is one complex factor and one complex shift,
+    which makes the solution a division.
+    """
+    source = np.asarray(source_N2, np.float64) @ (1, 1j)
+    target = np.asarray(target_N2, np.float64) @ (1, 1j)
+    centred = source - source.mean()
+    factor = np.vdot(centred, target - target.mean()) / np.vdot(centred, centred).real
+    shift = target.mean() - factor * source.mean()
+    return np.array(
+        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
+    )
+
+
+def align(
+    picture_HWC: Pixels, landmarks_52: NDArray[np.floating], template: str, side: int
+) -> AlignedFace:
+    """Cut the face with these landmarks to a template.
+
+    The crop is averaged from all the picture's pixels that it covers, so a large face does
+    not alias. What lies beyond the picture is mirrored.
+
+    Raises:
+        UsageError: unknown template.
+    """
+    to_crop = similarity(landmarks_52, template_points(template) * side)
+    return AlignedFace(crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop)
+
+
+def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
+    """A picture that is a ready crop: its central square, resized."""
+    height, width = picture_HWC.shape[:2]
+    scale = side / min(height, width)
+    to_crop = np.array(
+        [[scale, 0, (side - scale * width) / 2], [0, scale, (side - scale * height) / 2]]
+    )
+    return AlignedFace(
+        crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop, feathered=False
+    )
+
+
+def _cut(picture_HWC: Pixels, to_crop_23: NDArray[np.float64], side: int) -> Pixels:
+    """Cut at the face's own resolution, then average down to the crop."""
+    times = max(1, min(math.ceil(1 / math.hypot(*to_crop_23[:, 0])), MAX_FINE_SIDE // side))
+    fine = _warp(picture_HWC, times * to_crop_23, (times * side, times * side))
+    if times > 1:
+        fine = cv2.resize(fine, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(fine, np.uint8)
+
+
+def crop_mask(side: int) -> Floats:
+    """(side, side) feathered mask in crop coordinates: 1 over the face, 0 before the border.
+
+    A superellipse, which leaves the crop's corners (background, mostly) alone.
+    """
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
+    radius = (np.abs(axis[:, None]) ** MASK_POWER + np.abs(axis[None]) ** MASK_POWER) ** (
+        1 / MASK_POWER
+    )
+    t = np.clip((MASK_EDGE - radius) / (MASK_EDGE - MASK_CORE), 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
+
+
+def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
+    """(height, width) mask of what ``paste`` may change; exactly 0 elsewhere."""
+    mask = np.zeros((height, width), np.float32)
+    window, to_window = _window(aligned, height, width)
+    if window is not None:
+        mask[window] = _window_mask(aligned, to_window, mask[window].shape)
+    return mask
+
+
+def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
+    if not aligned.feathered:
+        return np.ones(shape, np.float32)
+    return _to_picture(crop_mask(MASK_SIDE), aligned, corner, shape, MASK_SIDE)
+
+
+def paste(
+    picture_HWC: Pixels, aligned: AlignedFace, result_HWC: Pixels, *, detail: float = 1.0
+) -> Pixels:
+    """The picture with the face's restyled crop put back; pixels outside the mask are untouched.
+
+    A face larger than the crop keeps its own fine detail: not the crop but the model's
+    *change* is enlarged, by a guided filter (He et al., PAMI 2013; fast variant 2015) whose
+    guide is the photo, so that the change ends where the photo's edges are.
+
+    Blending is in perceptual (sRGB) values: over the wide feather the two sides differ
+    little, and linear light would widen the darker side's edge.
+
+    Args:
+        result_HWC: (side, side, 3), the restyled ``aligned.crop_HWC``.
+        detail: 1 keeps the photo's fine detail, 0 takes the enlarged crop alone.
+    """
+    height, width = picture_HWC.shape[:2]
+    output = picture_HWC.copy()
+    window, to_window = _window(aligned, height, width)
+    if window is None:
+        return output
+    side = len(result_HWC)
+    source = picture_HWC[window].astype(np.float32) / 255
+    shape = source.shape[:2]
+    mask = _window_mask(aligned, to_window, shape)[..., None]
+    crop = aligned.crop_HWC.astype(np.float32) / 255
+    result = result_HWC.astype(np.float32) / 255
+
+    def enlarge(values: Floats) -> Floats:
+        return _to_picture(values, aligned, to_window, shape, side)
+
+    plain = enlarge(result)
+    # A face no larger than the crop has no detail that the crop lacks; from twice as large on,
+    # all of it counts.
+    detail *= min(max(1 / aligned.scale - 1, 0.0), 1.0)
+    if detail > 0:
+        gain, offset = _guided_coefficients(_luminance(crop), result - crop, side)
+        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset)
+        kept = source + change
+        # Where the model changes much, the photo's detail (a beard's stubble, a brow) is no
+        # longer that of the result: let it fade.
+        strength = np.abs(change).mean(axis=2, keepdims=True) / FINE_KEEP
+        share = detail / (1 + strength**2)
+        plain = plain + share * (kept - plain)
+    blended = source + mask * (np.clip(plain, 0, 1) - source)
+    changed = mask[..., 0] > 0
+    output[window][changed] = np.rint(blended[changed] * 255).astype(np.uint8)
+    return output
+
+
+def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tuple[Floats, Floats]:
+    """gain, offset (H, W, 3) with change ≈ gain · guide + offset in every window."""
+    size = 2 * max(1, round(GUIDE_RADIUS * side)) + 1
+
+    def mean(x: Floats) -> Floats:
+        return np.asarray(cv2.blur(x, (size, size), borderType=cv2.BORDER_REFLECT_101), np.float32)
+
+    guide = guide_HW[..., None]
+    mean_guide = mean(guide_HW)[..., None]
+    mean_change = mean(change_HWC)
+    variance = mean(guide_HW * guide_HW)[..., None] - mean_guide**2
+    covariance = mean(guide * change_HWC) - mean_guide * mean_change
+    gain = covariance / (variance + GUIDE_EPS)
+    return mean(gain), mean(mean_change - gain * mean_guide)
+
+
+def _luminance(rgb_HWC: Floats) -> Floats:
+    return rgb_HWC @ np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 luma
+
+
+def _window(
+    aligned: AlignedFace, height: int, width: int
+) -> tuple[tuple[slice, slice] | None, tuple[int, int]]:
+    """The part of the picture that the crop covers, as slices, and its left and top."""
+    side = len(aligned.crop_HWC)
+    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float64)
+    inverse = cv2.invertAffineTransform(aligned.to_crop_23)
+    points = corners @ inverse[:, :2].T + inverse[:, 2]
+    left, top = np.maximum(np.floor(points.min(axis=0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(points.max(axis=0)).astype(int), (width, height))
+    if left >= right or top >= bottom:
+        return None, (0, 0)
+    return (slice(top, bottom), slice(left, right)), (int(left), int(top))
+
+
+def _to_picture(
+    values: Floats, aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...], side: int
+) -> Floats:
+    """Resample values on a crop of ``side`` px into a window of the picture."""
+    ratio = side / len(aligned.crop_HWC)
+    inverse = np.array(cv2.invertAffineTransform(ratio * aligned.to_crop_23), np.float64)
+    inverse[:, 2] -= corner
+    # A crop larger than the face is smoothed first, or it would alias.
+    shrink = ratio * aligned.scale
+    if shrink > 1:
+        values = np.asarray(cv2.GaussianBlur(values, (0, 0), 0.4 * shrink), np.float32)
+    return _warp(values, inverse, (shape[1], shape[0]), outside_is_zero=values.ndim == 2)
+
+
+def _warp(
+    values: NDArray,
+    matrix_23: NDArray[np.float64],
+    size: tuple[int, int],
+    *,
+    outside_is_zero: bool = False,
+) -> NDArray:
+    """Resample by a matrix between continuous coordinates; ``size`` is (width, height)."""
+    centred = matrix_23.copy()
+    centred[:, 2] += 0.5 * (matrix_23[:, 0] + matrix_23[:, 1]) - 0.5
+    if outside_is_zero:
+        border = cv2.BORDER_CONSTANT
+    elif min(values.shape[:2]) > 1:
+        border = cv2.BORDER_REFLECT_101
+    else:
+        border = cv2.BORDER_REPLICATE  # OpenCV 5.0 never returns from mirroring a single pixel
+    return cv2.warpAffine(
+        np.ascontiguousarray(values),
+        centred,
+        size,
+        flags=cv2.INTER_LINEAR if outside_is_zero else cv2.INTER_CUBIC,
+        borderMode=border,
+    )

@@ -1,0 +1,308 @@
+"""StarGAN v2: diverse synthesis over several domains, styled by a latent code or a reference.
+
+Recognition and loading of published and own checkpoints, and the training presets.
+``networks`` holds the architecture, ``objective`` the losses and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facestyle.card import ModelCard
+from facestyle.errors import CheckpointError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from facestyle.checkpoint import Checkpoint
+    from facestyle.families.stargan_v2.networks import Sizes
+    from facestyle.families.stargan_v2.objective import Batch, Config, Task
+    from facestyle.training.config import RunConfig
+    from facestyle.training.data import LabelledPictures
+
+Shapes = Mapping[str, Mapping[str, Sequence[int]]]
+
+NAME = "stargan-v2"
+PARTS = {"generator": "generator", "mapping_network": "mapping", "style_encoder": "encoder"}
+LANDMARK_FILE = "wing.ckpt"  # the published 98-landmark FAN, for checkpoints that lack theirs
+
+# What differs from the paper in each preset. "paper" is AFHQ's setting at 256 px; "compact"
+# learns on two CPU cores in hours and on a GPU in minutes.
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "paper": {"run": {}, NAME: {}},
+    "compact": {
+        "run": {
+            "steps": 10_000,
+            "batch_size": 16,
+            "precision": "bf16",
+            "compile": True,
+        },
+        NAME: {
+            "image_size": 64,
+            "first_width": 32,
+            "max_width": 128,
+            "mapping_width": 256,
+            "lr": 2e-4,
+            "mapping_lr": 2e-6,
+            "r1_every": 16,
+            "diversity_steps": 10_000,
+            "ema": 0.998,
+            "alternate": True,
+        },
+    },
+}
+
+
+class StarGANv2:
+    """The family object."""
+
+    name = NAME
+    title = "StarGAN v2 (Choi et al., CVPR 2020)"
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        """See ``ModelFamily.misfit``."""
+        for part, key in (
+            ("generator", "from_rgb.weight"),
+            ("generator", "decode.0.norm1.fc.weight"),
+            ("mapping_network", "shared.0.weight"),
+            ("mapping_network", "unshared.0.6.weight"),
+        ):
+            if part not in shapes:
+                return f"it has no part '{part}'"
+            if key not in shapes[part]:
+                return f"{part} has no tensor '{key}'"
+        return None
+
+    def card(self, checkpoint: Checkpoint, known: Mapping[str, Any]) -> ModelCard:
+        """See ``ModelFamily.card``. Domains that nobody named are called by their number."""
+        sizes = _sizes(checkpoint)
+        domains = tuple(known.get("domains") or (str(i) for i in range(sizes.domains)))
+        if len(set(domains)) < len(domains):
+            raise UsageError(f"a domain is named twice: {', '.join(domains)}")
+        if len(domains) != sizes.domains:
+            raise UsageError(
+                f"{len(domains)} domain names were given ({', '.join(domains)}), "
+                f"{checkpoint.path.name} has {sizes.domains} domains"
+            )
+        styles = ("latent", "reference") if "style_encoder" in checkpoint.parts else ("latent",)
+        return ModelCard(
+            family=NAME,
+            image_size=sizes.image_size,
+            domains=domains,
+            styles=styles,
+            latent_dim=sizes.latent_dim,
+            # Published face models (those with the high-pass) are aligned to their own mean face.
+            alignment=known.get("alignment") or (NAME if sizes.w_hpf > 0 else "none"),
+            name=known.get("name", checkpoint.path.stem),
+            licence=known.get("licence", "unknown"),
+        )
+
+    def modules(self, checkpoint: Checkpoint, card: ModelCard) -> dict[str, nn.Module]:
+        """See ``ModelFamily.modules``."""
+        import torch
+
+        from facestyle.checkpoint import check_fit
+        from facestyle.families.stargan_v2 import networks
+
+        sizes = _sizes(checkpoint)
+        said = (card.image_size, len(card.domains), card.latent_dim)
+        if said != (sizes.image_size, sizes.domains, sizes.latent_dim):
+            raise CheckpointError(
+                f"{checkpoint.path.name}: its card says {said[0]} px, {said[1]} domains and "
+                f"latent width {said[2]}, its tensors "
+                f"{sizes.image_size}, {sizes.domains} and {sizes.latent_dim}"
+            )
+        parts = dict(checkpoint.parts)
+        if "reference" in card.styles and "style_encoder" not in parts:
+            raise CheckpointError(
+                f"{checkpoint.path.name}: its card offers reference styles, "
+                "it has no part 'style_encoder'"
+            )
+        if sizes.w_hpf > 0 and "hpf.filter" not in parts["generator"]:
+            # The published CelebA-HQ file lacks this constant.
+            constant = networks.HighPass(sizes.w_hpf).get_buffer("filter")
+            parts["generator"] = {**parts["generator"], "hpf.filter": constant}
+        # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
+        with torch.device("meta"):
+            built: dict[str, nn.Module] = {
+                "generator": networks.Generator(sizes),
+                "mapping_network": networks.MappingNetwork(sizes),
+            }
+            if "style_encoder" in parts:
+                built["style_encoder"] = networks.StyleEncoder(sizes)
+        for part, network in built.items():
+            check_fit(checkpoint.path, part, parts[part], network.state_dict())
+            state = {name: tensor.float() for name, tensor in parts[part].items()}
+            network.load_state_dict(state, strict=True, assign=True)
+        if sizes.w_hpf > 0:
+            fan = landmark_network(checkpoint)
+            built["generator"] = networks.MaskedGenerator(built["generator"], fan)
+        return {PARTS[part]: network.eval() for part, network in built.items()}
+
+    def training(self, preset: str, tables: Mapping[str, Any]) -> StarGANv2Training:
+        """See ``ModelFamily.training``."""
+        from facestyle.families.stargan_v2.objective import Config
+        from facestyle.training.config import RunConfig, merged
+
+        if preset not in PRESETS:
+            raise UsageError(f"unknown preset '{preset}'", f"known: {', '.join(PRESETS)}")
+        for table in tables:
+            if table not in ("run", NAME):
+                raise UsageError(f"unknown table [{table}] in the config", f"use [run] or [{NAME}]")
+        run, config = RunConfig(), Config()
+        for source, origin in ((PRESETS[preset], f"preset {preset}"), (tables, "the config")):
+            run = merged(run, source.get("run", {}), f"{origin} [run]")
+            config = merged(config, source.get(NAME, {}), f"{origin} [{NAME}]")
+        side = config.image_size
+        if side & (side - 1) or not 16 <= side <= 1024:
+            raise UsageError(
+                f"image_size is {side}, expected a power of two from 16 to 1024",
+                f"nearest: {min((2**k for k in range(4, 11)), key=lambda s: abs(s - side))}",
+            )
+        return StarGANv2Training(run=run, config=config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarGANv2Training:
+    """Resolved settings of a run."""
+
+    run: RunConfig
+    """Length, batch, hardware."""
+    config: Config
+    """Widths, loss weights, schedules."""
+
+    def card(self, domains: Sequence[str]) -> ModelCard:
+        """The card of the model to be."""
+        return ModelCard(
+            family=NAME,
+            image_size=self.config.image_size,
+            domains=tuple(domains),
+            styles=("latent", "reference"),
+            latent_dim=self.config.latent_dim,
+            alignment=self.run.alignment,
+            licence=self.run.licence,
+            data=self.run.about,
+            seed=self.run.seed,
+        )
+
+    def task(self, domains: Sequence[str], device: str) -> Task:
+        """Fresh networks, seeded by the run's seed."""
+        import torch
+
+        from facestyle.families.stargan_v2.objective import Task
+
+        fan = None
+        if self.config.w_hpf > 0:
+            fan = landmark_network(None)
+        torch.manual_seed(self.run.seed)
+        return Task(
+            self.config,
+            len(domains),
+            device=device,
+            bf16=self.run.precision == "bf16",
+            compile=self.run.compile,
+            fan=fan,
+        )
+
+    def data(self, root: Path) -> LabelledPictures:
+        """``root/<domain>/*``."""
+        from facestyle.training.data import labelled_folders
+
+        return labelled_folders(root)
+
+    def draw(self, pictures: LabelledPictures) -> Callable[[Any], Batch]:
+        """rng → batch."""
+        from functools import partial
+
+        from facestyle.families.stargan_v2.objective import draw_batch
+
+        return partial(draw_batch, pictures, self.config, self.run.batch_size)
+
+
+def _sizes(checkpoint: Checkpoint) -> Sizes:
+    """The networks' sizes from a checkpoint's tensors.
+
+    Raises:
+        CheckpointError: they are no StarGAN v2's.
+    """
+    from facestyle.families.stargan_v2.networks import sizes_from_shapes
+
+    shapes = checkpoint.shapes()
+    generator = shapes["generator"]
+    blocks = len({key.split(".")[1] for key in generator if key.startswith("encode.")})
+    try:
+        sizes = sizes_from_shapes(shapes)
+        # The high-pass adds a block; its kernel, where it is in the file, tells its weight.
+        if "hpf.filter" in generator:
+            centre = float(checkpoint.parts["generator"]["hpf.filter"][1, 1])
+            sizes = replace(sizes, w_hpf=8 / centre)
+        if not {"style_encoder", "discriminator"} & set(shapes) and "hpf.filter" in generator:
+            sizes = replace(sizes, image_size=2 ** (blocks + 1))
+    except (KeyError, IndexError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path.name}: its tensors tell no sizes of a StarGAN v2 ({error})"
+        ) from None
+    expected = sizes.levels + (sizes.w_hpf > 0)
+    if not 16 <= sizes.image_size <= 1024 or not sizes.w_hpf >= 0 or blocks != expected:
+        raise CheckpointError(
+            f"{checkpoint.path.name}: generator has {blocks} encode blocks, "
+            f"expected {expected} at {sizes.image_size} px",
+            "the file is of a variant that facestyle does not know",
+        )
+    return sizes
+
+
+def landmark_network(checkpoint: Checkpoint | None) -> nn.Module:
+    """The 98-landmark FAN: from the checkpoint's own ``fan`` part, a ``wing.ckpt`` beside it,
+    or the cache.
+
+    Raises:
+        WeightsError: none of these is there; says where to get it and where to put it.
+        CheckpointError: the file is another network's.
+    """
+    from facestyle import weights
+    from facestyle.checkpoint import WHOLE, check_fit, load_checkpoint
+
+    if checkpoint is not None and "fan" in checkpoint.parts:
+        path, state = checkpoint.path, checkpoint.parts["fan"]
+    else:
+        entry = weights.index()["stargan-v2-wing"]
+        beside = checkpoint.path.with_name(LANDMARK_FILE) if checkpoint else None
+        found = beside if beside is not None and beside.is_file() else weights.locate(entry.name)
+        if found is None:
+            raise WeightsError(
+                f"{checkpoint.path.name if checkpoint else 'w_hpf'} needs the landmark network "
+                f"{LANDMARK_FILE}, found none beside it or in {weights.cache_dir()}",
+                f"run 'facestyle models pull {entry.name}', or get {entry.url}",
+            )
+        path = found
+        parts = load_checkpoint(path).parts
+        state = parts.get(WHOLE) or parts.get("fan") or next(iter(parts.values()))
+    fan = _fan()
+    check_fit(path, "fan", state, fan.state_dict())
+    fan.load_state_dict(dict(state))
+    return fan.eval().requires_grad_(False)
+
+
+def _fan() -> nn.Module:
+    """facexlib's FAN, untrained. Its file alone is run: the package's own ``__init__`` takes
+    seconds to import trackers that need numba and filterpy."""
+    from importlib.util import find_spec, module_from_spec, spec_from_file_location
+
+    package = find_spec("facexlib")
+    if package is None or not package.submodule_search_locations:
+        raise UsageError("the high-pass needs facexlib", "pip install facexlib")
+    file = Path(package.submodule_search_locations[0]) / "alignment" / "awing_arch.py"
+    spec = spec_from_file_location("facexlib_awing_arch", file)
+    assert spec is not None, f"{file} is a Python file"
+    assert spec.loader is not None, f"{file} is a Python file"
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fan: nn.Module = module.FAN(num_modules=1, num_landmarks=98, device="cpu")
+    return fan
+
+
+FAMILY = StarGANv2()

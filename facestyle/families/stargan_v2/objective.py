@@ -1,0 +1,366 @@
+"""How StarGAN v2 is trained (Choi et al., CVPR 2020, section 3.2 and appendix B).
+
+Losses are pure functions of networks and tensors; ``Task`` strings them together in the
+published order and owns the optimisers. Knows nothing of files, folders or progress bars.
+
+    x_NCHW  source faces, domain y_N        ref_NCHW, ref2_NCHW  two references of y_ref_N
+    z_NL, z2_NL  latent codes for y_ref_N   s_NS  style codes
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facestyle.families.stargan_v2.networks import (
+    Discriminator,
+    Generator,
+    MappingNetwork,
+    MaskedGenerator,
+    Sizes,
+    StyleEncoder,
+    high_pass_masks,
+    landmark_heatmaps,
+)
+from facestyle.training.data import LabelledPictures
+
+Masks = tuple[Tensor, Tensor] | None
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is trained and how; the defaults are the paper's for AFHQ-like data."""
+
+    image_size: int = 256
+    """Side of the square picture, px; a power of two from 16 to 1024."""
+    first_width: int = 64
+    """Channels of the first convolution; the published rule is 2^14 / image_size."""
+    max_width: int = 512
+    """Widest convolution."""
+    mapping_width: int = 512
+    """Hidden width of the mapping network."""
+    latent_dim: int = 16
+    """Width of the latent code."""
+    style_dim: int = 64
+    """Width of the style code."""
+    w_hpf: float = 0.0
+    """High-pass weight: 1 on CelebA-HQ (needs wing.ckpt), 0 elsewhere."""
+    lr: float = 1e-4
+    """Adam's learning rate of generator, style encoder and discriminator."""
+    mapping_lr: float = 1e-6
+    """Adam's learning rate of the mapping network."""
+    beta2: float = 0.99
+    """Adam's second moment; the first is 0."""
+    weight_decay: float = 1e-4
+    """L2 inside Adam (not AdamW)."""
+    r1: float = 1.0
+    """Weight of the R1 penalty."""
+    r1_every: int = 1
+    """Apply R1 every N-th iteration, N times as strong (lazy regularisation, StyleGAN2); 1 is
+    the published way."""
+    style: float = 1.0
+    """Weight of the style reconstruction loss."""
+    diversity: float = 1.0
+    """First weight of the diversity loss; 2 on AFHQ."""
+    diversity_steps: int = 100_000
+    """Iterations over which the diversity weight falls to 0."""
+    cycle: float = 1.0
+    """Weight of the cycle loss."""
+    ema: float = 0.999
+    """Decay of the averaged weights, an iteration."""
+    alternate: bool = False
+    """Latent codes in even iterations and references in odd ones, instead of both in each:
+    half the work an iteration; not the published way."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """One iteration's pictures and latent codes, see the legend above."""
+
+    x_NCHW: Tensor
+    y_N: Tensor
+    ref_NCHW: Tensor
+    ref2_NCHW: Tensor
+    y_ref_N: Tensor
+    z_NL: Tensor
+    z2_NL: Tensor
+
+
+def draw_batch(
+    pictures: LabelledPictures, config: Config, batch_size: int, rng: np.random.Generator
+) -> Batch:
+    """One iteration's batch: every domain equally likely, a reference is two random pictures
+    of one domain (the published weighted sampler), latent codes standard normal."""
+
+    def stack(domains: np.ndarray) -> Tensor:
+        faces = [pictures.load(domain, rng, config.image_size) for domain in domains]
+        return torch.from_numpy(np.stack(faces)).contiguous(memory_format=torch.channels_last)
+
+    y, y_ref = (rng.integers(len(pictures.domains), size=batch_size) for _ in range(2))
+    z, z2 = (rng.standard_normal((batch_size, config.latent_dim), np.float32) for _ in range(2))
+    return Batch(
+        x_NCHW=stack(y),
+        y_N=torch.from_numpy(y),
+        ref_NCHW=stack(y_ref),
+        ref2_NCHW=stack(y_ref),
+        y_ref_N=torch.from_numpy(y_ref),
+        z_NL=torch.from_numpy(z),
+        z2_NL=torch.from_numpy(z2),
+    )
+
+
+def realness_loss(logits_N: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy with logits toward 1 (``real``) or 0."""
+    return F.softplus(-logits_N if real else logits_N).mean()
+
+
+def r1_penalty(logits_N: Tensor, x_NCHW: Tensor) -> Tensor:
+    """0.5 · ‖∇D(x)‖², mean over the batch (Mescheder et al., ICML 2018)."""
+    (gradient,) = torch.autograd.grad(logits_N.sum(), x_NCHW, create_graph=True)
+    return 0.5 * gradient.float().square().flatten(1).sum(1).mean()
+
+
+def diversity_weight(first: float, fall_steps: int, step: int) -> float:
+    """The diversity weight at an iteration: linear from ``first`` to 0 over ``fall_steps``."""
+    return max(0.0, first * (1 - step / fall_steps)) if fall_steps > 0 else 0.0
+
+
+class Task:
+    """StarGAN v2 in training: networks, their averages, optimisers, one ``step`` a batch.
+
+    ``step_index`` is the only schedule state: every schedule is a pure function of it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        domains: int,
+        *,
+        device: torch.device | str = "cpu",
+        bf16: bool = False,
+        compile: bool = False,
+        fan: nn.Module | None = None,
+    ) -> None:
+        """Fresh networks, initialised from torch's global random state.
+
+        Args:
+            bf16: run convolutions and linears under bfloat16 autocast; weights, optimisers,
+                norm statistics, losses and R1's gradient stay in float32.
+            compile: compile the networks (R1's second derivative runs uncompiled).
+            fan: landmark network; needed where ``config.w_hpf`` > 0.
+        """
+        assert (fan is not None) == (config.w_hpf > 0), "the high-pass needs its landmark network"
+        sizes = Sizes(
+            image_size=config.image_size,
+            domains=domains,
+            latent_dim=config.latent_dim,
+            style_dim=config.style_dim,
+            first_width=config.first_width,
+            max_width=config.max_width,
+            mapping_width=config.mapping_width,
+            w_hpf=config.w_hpf,
+        )
+        self.config = config
+        self.device = torch.device(device)
+        self.bf16 = bf16
+        self.fan = fan
+        self.step_index = 0
+        networks: dict[str, nn.Module] = {
+            "generator": Generator(sizes),
+            "mapping_network": MappingNetwork(sizes),
+            "style_encoder": StyleEncoder(sizes),
+            "discriminator": Discriminator(sizes),
+        }
+        self.networks = {
+            part: net.apply(_he_init).to(self.device).to(memory_format=torch.channels_last)
+            for part, net in networks.items()
+        }
+        self.averages = {
+            part: copy.deepcopy(net).eval().requires_grad_(False)
+            for part, net in self.networks.items()
+            if part != "discriminator"
+        }
+        self.optimisers = {
+            part: torch.optim.Adam(
+                net.parameters(),
+                lr=config.mapping_lr if part == "mapping_network" else config.lr,
+                betas=(0.0, config.beta2),
+                weight_decay=config.weight_decay,
+                fused=True,
+            )
+            for part, net in self.networks.items()
+        }
+        if compile:
+            for net in self.networks.values():
+                net.compile(dynamic=False)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One iteration in the published order; returns the losses by name."""
+        config, k = self.config, self.step_index
+        batch = replace(
+            batch,
+            **{
+                f.name: getattr(batch, f.name).to(self.device, non_blocking=True)
+                for f in fields(batch)
+            },
+        )
+        latent = not config.alternate or k % 2 == 0
+        reference = not config.alternate or k % 2 == 1
+        losses: Losses = {}
+
+        for source, wanted in (("latent", latent), ("reference", reference)):
+            if wanted:
+                losses |= self._discriminator_step(batch, source)
+        for source, wanted in (("latent", latent), ("reference", reference)):
+            if wanted:
+                losses |= self._generator_step(batch, source)
+
+        # Update EMA: parameters only.
+        with torch.no_grad():
+            for part, average in self.averages.items():
+                mine: list[Tensor] = list(average.parameters())
+                theirs: list[Tensor] = list(self.networks[part].parameters())
+                torch._foreach_lerp_(mine, theirs, 1 - config.ema)
+        self.step_index += 1
+        return {name: float(value) for name, value in losses.items()}
+
+    def _discriminator_step(self, batch: Batch, source: str) -> Losses:
+        config, discriminator = self.config, self.networks["discriminator"]
+        self._train_only("discriminator")
+        with torch.no_grad(), self._autocast():
+            s = self._style(batch, source, first=True)
+            fake = self.networks["generator"](batch.x_NCHW, s, self._masks(batch.x_NCHW))
+        losses: Losses = {}
+        # `forward` is the uncompiled call: a compiled one has no second derivative.
+        penalised = self.step_index // (2 if config.alternate else 1) % config.r1_every == 0
+        x = batch.x_NCHW.detach().requires_grad_(penalised)
+        with self._autocast():
+            judge = discriminator.forward if penalised else discriminator
+            logits_real = judge(x, batch.y_N).float()
+            logits_fake = discriminator(fake, batch.y_ref_N).float()
+        losses["real"] = realness_loss(logits_real, real=True)
+        losses["fake"] = realness_loss(logits_fake, real=False)
+        total = losses["real"] + losses["fake"]
+        if penalised:
+            losses["reg"] = r1_penalty(logits_real, x)
+            total = total + config.r1 * config.r1_every * losses["reg"]
+        self._update(total, "discriminator")
+        return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
+
+    def _generator_step(self, batch: Batch, source: str) -> Losses:
+        config = self.config
+        # Published: with references only the generator steps.
+        trained = (
+            ("generator", "mapping_network", "style_encoder")
+            if source == "latent"
+            else ("generator",)
+        )
+        self._train_only(*trained)
+        weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
+        with self._autocast():
+            losses = self._generator_losses(batch, source)
+        total = (
+            losses["adv"]
+            + config.style * losses["sty"]
+            - weight * losses["ds"]
+            + config.cycle * losses["cyc"]
+        )
+        self._update(total, *trained)
+        return {f"G/{source}/{name}": value.detach() for name, value in losses.items()}
+
+    def _generator_losses(self, batch: Batch, source: str) -> Losses:
+        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4)."""
+        generator, encoder = self.networks["generator"], self.networks["style_encoder"]
+        x, masks = batch.x_NCHW, self._masks(batch.x_NCHW)
+        s = self._style(batch, source, first=True)
+        fake = generator(x, s, masks)
+        logits = self.networks["discriminator"](fake, batch.y_ref_N).float()
+        s_back = encoder(fake, batch.y_ref_N).float()
+        # The second picture gets no gradient, so it needs no graph.
+        with torch.no_grad():
+            fake2 = generator(x, self._style(batch, source, first=False), masks)
+        s_source = encoder(x, batch.y_N)
+        back = generator(fake, s_source, self._masks(fake))
+        return {
+            "adv": realness_loss(logits, real=True),
+            "sty": (s_back - s.float()).abs().mean(),
+            "ds": (fake.float() - fake2.float()).abs().mean(),
+            "cyc": (back.float() - x.float()).abs().mean(),
+        }
+
+    def _style(self, batch: Batch, source: str, *, first: bool) -> Tensor:
+        if source == "latent":
+            z = batch.z_NL if first else batch.z2_NL
+            return self.networks["mapping_network"](z, batch.y_ref_N)
+        ref = batch.ref_NCHW if first else batch.ref2_NCHW
+        return self.networks["style_encoder"](ref, batch.y_ref_N)
+
+    def _masks(self, x_NCHW: Tensor) -> Masks:
+        return high_pass_masks(landmark_heatmaps(self.fan, x_NCHW)) if self.fan else None
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _train_only(self, *parts: str) -> None:
+        """Gradients for these parts alone: what a step does not update costs nothing."""
+        for part, net in self.networks.items():
+            net.requires_grad_(part in parts)
+
+    def _update(self, loss: Tensor, *parts: str) -> None:
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for part in parts:
+            self.optimisers[part].step()
+
+    def roles(self) -> dict[str, nn.Module]:
+        """The averaged networks by inference role, for previews."""
+        generator: nn.Module = self.averages["generator"]
+        if self.fan is not None:
+            generator = MaskedGenerator(generator, self.fan)
+        return {
+            "generator": generator,
+            "mapping": self.averages["mapping_network"],
+            "encoder": self.averages["style_encoder"],
+        }
+
+    def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """The finished model: the averaged networks, by their published names."""
+        return {part: average.state_dict() for part, average in self.averages.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on, but the random state of batches."""
+        return {
+            "step": self.step_index,
+            "networks": {part: net.state_dict() for part, net in self.networks.items()},
+            "averages": {part: net.state_dict() for part, net in self.averages.items()},
+            "optimisers": {part: opt.state_dict() for part, opt in self.optimisers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of ``state_dict``; strict."""
+        self.step_index = state["step"]
+        for mine, saved in (
+            (self.networks, state["networks"]),
+            (self.averages, state["averages"]),
+            (self.optimisers, state["optimisers"]),
+        ):
+            for part, owner in mine.items():
+                owner.load_state_dict(saved[part])
+
+
+def _he_init(module: nn.Module) -> None:
+    """Kaiming normal (fan in, ReLU) weights and zero bias on convolutions and linears."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

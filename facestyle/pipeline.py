@@ -1,0 +1,117 @@
+"""A picture's whole journey: detect → align → translate → paste. Read this file first.
+
+Pure functions of their arguments: no files, no options, no printing. Knows neither torch
+nor how a detector or a network works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from facestyle.faces import Detector, Face, choose_faces, find_faces
+from facestyle.faces.align import AlignedFace, align, paste, whole
+from facestyle.images import from_model, to_model
+from facestyle.translator import Style, Translator
+
+
+def restyle(
+    picture_HWC: np.ndarray,
+    model: Translator,
+    style: Style,
+    face: str = "largest",
+    *,
+    detector: Detector | None = None,
+    min_score: float | None = None,
+    detail: float = 1.0,
+) -> np.ndarray:
+    """The picture with its face, or faces, in another style.
+
+    Args:
+        picture_HWC: uint8 RGB of any size.
+        face: ``largest``, ``all``, or the N-th largest from 1. For a model whose alignment is
+            ``none`` the whole picture is the crop, and this is not looked at.
+        detector: what finds faces; by default YuNet where its file is present, else the
+            built-in one.
+        min_score: the detector's score from which a candidate counts as a face.
+        detail: how much of the photo's own fine detail stays, 0 to 1.
+
+    Returns:
+        uint8 RGB of the same size; pixels outside the faces' masks are bit-equal.
+
+    Raises:
+        NoFaceError: no face was found.
+        UsageError: the style's domain or the face choice does not exist.
+    """
+    aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
+    return paste_all(picture_HWC, aligned, translate_crops(aligned, model, style), detail=detail)
+
+
+def aligned_faces(
+    picture_HWC: np.ndarray,
+    model: Translator,
+    face: str = "largest",
+    *,
+    detector: Detector | None = None,
+    min_score: float | None = None,
+    template: str | None = None,
+) -> list[AlignedFace]:
+    """The chosen faces of a picture as the model's crops, largest first.
+
+    ``template`` replaces the alignment of the model's card; ``none`` takes the whole picture.
+    """
+    side, template = model.card.image_size, template or model.card.alignment
+    if template == "none":
+        return [whole(picture_HWC, side)]
+    if detector is None:
+        from facestyle.faces.registry import open_detector
+
+        detector = open_detector("auto")
+    faces: Sequence[Face] = choose_faces(find_faces(picture_HWC, detector, min_score), face)
+    return [align(picture_HWC, one.landmarks_52, template, side) for one in faces]
+
+
+def translate_crops(aligned: Sequence[AlignedFace], model: Translator, style: Style) -> np.ndarray:
+    """(N, side, side, 3) uint8: the crops in the style."""
+    crops_NHWC = np.stack([one.crop_HWC for one in aligned])
+    return from_model(model.translate(to_model(crops_NHWC), style))
+
+
+def paste_all(
+    picture_HWC: np.ndarray,
+    aligned: Sequence[AlignedFace],
+    results_NHWC: np.ndarray,
+    *,
+    detail: float = 1.0,
+) -> np.ndarray:
+    """Put crops back one after the other, the largest face first."""
+    for one, result_HWC in zip(aligned, results_NHWC, strict=True):
+        picture_HWC = paste(picture_HWC, one, result_HWC, detail=detail)
+    return picture_HWC
+
+
+def reference_style(
+    reference_HWC: np.ndarray,
+    model: Translator,
+    domain: str | None,
+    *,
+    detector: Detector | None = None,
+    min_score: float | None = None,
+    template: str | None = None,
+    origin: str = "reference",
+) -> Style:
+    """The style of the largest face of a reference picture, as a member of ``domain``.
+
+    Without a domain it is the one that the model itself takes the face for, see
+    ``Translator.likely_domain``.
+
+    Raises:
+        NoFaceError: no face in the reference.
+        UsageError: the model takes no references, or has no such domain.
+    """
+    (aligned,) = aligned_faces(
+        reference_HWC, model, detector=detector, min_score=min_score, template=template
+    )
+    crop_NCHW = to_model(aligned.crop_HWC[None])
+    return model.style_of(crop_NCHW, domain or model.likely_domain(crop_NCHW), origin)

@@ -1,0 +1,100 @@
+"""What a training run is told: defaults ← preset ← TOML ← flags, as frozen dataclasses.
+
+Knows the run's own settings and how TOML becomes a dataclass. A family's settings
+(widths, loss weights) are its own ``Config``; this module only fills it in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from facestyle.errors import UsageError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Length, batch, hardware and bookkeeping of a run."""
+
+    steps: int = 100_000
+    """Iterations."""
+    batch_size: int = 8
+    """Pictures an iteration."""
+    seed: int = 777
+    """Seeds weights and batches; batch i is a pure function of (seed, i)."""
+    precision: str = "fp32"
+    """``fp32`` (the published arithmetic) or ``bf16`` (autocast; norms, losses, R1 in float32)."""
+    compile: bool = False
+    """torch.compile the networks: a minute or two of waiting, then faster iterations."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+    workers: int = 1
+    """Processes that decode pictures beside the training process; 0 decodes in it."""
+    log_every: int = 50
+    """Iterations between two lines of metrics.jsonl."""
+    sample_every: int = 1000
+    """Iterations between two preview sheets."""
+    save_every: int = 500
+    """Iterations between two checkpoints."""
+    keep: int = 2
+    """Training checkpoints kept; older ones are deleted once a newer one is safe."""
+    alignment: str = "none"
+    """Template that the training pictures were aligned to; written into the model's card."""
+    licence: str = "unknown"
+    """Terms of the resulting weights, for the card."""
+    about: str = ""
+    """One line on the data, for the card."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a run's TOML file: ``[run]`` and one named after the family.
+
+    Raises:
+        UsageError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no config file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+
+
+def merged(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:
+    """``settings`` with ``changes`` applied.
+
+    Raises:
+        UsageError: an unknown key (with the nearest name) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(type(settings))
+    known = [field.name for field in fields(settings)]  # type: ignore[arg-type]
+    clean: dict[str, Any] = {}
+    for key, value in changes.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"unknown setting '{key}' in {where}",
+                f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}",
+            )
+        clean[name] = _checked(value, hints[name], f"{where}.{name}")
+    return replace(settings, **clean)  # type: ignore[type-var]
+
+
+def _checked(value: Any, wanted: Any, where: str) -> Any:
+    """``value`` if its type fits; whole numbers pass as floats, booleans never as numbers."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if type(value) is int and float in options:
+        return float(value)
+    if type(value) not in options:
+        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise UsageError(f"{where} is {value!r}, expected {names}")
+    return value

@@ -1,0 +1,184 @@
+"""Geometry: where landmarks land, what the mask leaves alone, what detail keeps."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from facestyle.errors import UsageError
+from facestyle.faces.align import (
+    TEMPLATES,
+    align,
+    crop_mask,
+    paste,
+    paste_mask,
+    similarity,
+    template_points,
+    whole,
+)
+
+SIDE = 64
+
+
+def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth random colours with fine grain."""
+    rng = np.random.default_rng(seed)
+    coarse = cv2.resize(rng.uniform(40, 215, (12, 12, 3)), (width, height))
+    grain = rng.normal(0, 6, (height, width, 3))
+    return np.clip(coarse + grain, 0, 255).astype(np.uint8)
+
+
+def landmarks(scale: float, angle: float, centre: tuple[float, float]) -> np.ndarray:
+    """The FFHQ template's points, turned, enlarged to ``scale`` px a crop, and moved."""
+    points = template_points("ffhq-512") - 0.5
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return scale * points @ turn + centre
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, -2.0])
+def test_similarity_recovers_rotation_scale_and_shift(angle: float) -> None:
+    points = landmarks(100, 0, (50, 50))
+    turned = landmarks(230, angle, (400, 300))
+    matrix = similarity(points, turned)
+    assert np.allclose(points @ matrix[:, :2].T + matrix[:, 2], turned)
+    assert np.isclose(np.linalg.det(matrix[:, :2]), 2.3**2)
+
+
+def test_similarity_never_mirrors() -> None:
+    points = landmarks(100, 0, (0, 0))
+    matrix = similarity(points, points * (-1, 1))
+    assert np.linalg.det(matrix[:, :2]) > 0
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+@pytest.mark.parametrize("scale", [30.0, 64.0, 500.0])
+def test_marked_eyes_land_on_the_template(template: str, scale: float) -> None:
+    # A face whose landmarks are an exact turned copy of the template, each drawn as a disc.
+    turn = 0.3
+    points = template_points(template) - 0.5
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    at = scale * points @ rotation + (420.3, 390.7)
+    for index in range(5):
+        picture = np.zeros((800, 800, 3), np.uint8)
+        centre = tuple(int(v) for v in np.rint((at[index] - 0.5) * 256))  # 8 fractional bits
+        cv2.circle(picture, centre, int(0.03 * scale * 256), (255, 255, 255), -1, cv2.LINE_AA, 8)
+        crop = align(picture, at, template, SIDE).crop_HWC[..., 0].astype(float)
+        rows, columns = np.mgrid[0:SIDE, 0:SIDE] + 0.5
+        found = np.array([(columns * crop).sum(), (rows * crop).sum()]) / crop.sum()
+        wanted = template_points(template)[index] * SIDE
+        assert np.abs(found - wanted).max() < 0.25, (found, wanted)
+
+
+def test_a_large_face_does_not_alias() -> None:
+    # One-pixel stripes average to grey in a crop ten times smaller; they must not beat.
+    picture = np.zeros((1000, 1000, 3), np.uint8)
+    picture[:, ::2] = 255
+    crop = align(picture, landmarks(640, 0, (500, 500)), "ffhq-512", SIDE).crop_HWC
+    assert np.abs(crop.astype(int) - 127).max() < 12
+
+
+def test_a_face_at_the_border_is_completed_by_mirroring_and_pastes_inside() -> None:
+    picture = noise_picture(300, 200)
+    aligned = align(picture, landmarks(200, 0.2, (15, 40)), "ffhq-512", SIDE)
+    assert aligned.crop_HWC.min() > 0  # no black beyond the border
+    output = paste(picture, aligned, 255 - aligned.crop_HWC)
+    assert output.shape == picture.shape
+    assert (output != picture).any()
+
+
+def test_a_face_outside_the_picture_changes_nothing() -> None:
+    picture = noise_picture(100, 100)
+    aligned = align(picture, landmarks(50, 0, (-500, -500)), "ffhq-512", SIDE)
+    assert np.array_equal(paste(picture, aligned, 255 - aligned.crop_HWC), picture)
+
+
+@pytest.mark.parametrize("detail", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("scale", [40.0, 300.0])
+def test_pixels_outside_the_mask_are_bit_equal(scale: float, detail: float) -> None:
+    picture = noise_picture(400, 500)
+    aligned = align(picture, landmarks(scale, 0.4, (250, 200)), "ffhq-512", SIDE)
+    output = paste(picture, aligned, 255 - aligned.crop_HWC, detail=detail)
+    mask = paste_mask(aligned, 400, 500)
+    assert np.array_equal(output[mask == 0], picture[mask == 0])
+    assert (output[mask > 0.99] != picture[mask > 0.99]).mean() > 0.8
+    # Outside the mask is most of this picture: the test above looked at something.
+    assert (mask == 0).mean() > 0.3
+
+
+def test_the_mask_is_whole_in_the_middle_and_gone_at_the_crops_border() -> None:
+    mask = crop_mask(64)
+    assert mask[20:44, 20:44].min() == 1
+    assert max(mask[0].max(), mask[-1].max(), mask[:, 0].max(), mask[:, -1].max()) < 0.01
+    assert np.abs(np.diff(mask, axis=0)).max() < 0.15  # a feather, not an edge
+
+
+def test_an_unchanged_crop_leaves_the_photo_as_it_was() -> None:
+    picture = noise_picture(400, 400)
+    aligned = align(picture, landmarks(300, 0.1, (200, 200)), "ffhq-512", SIDE)
+    output = paste(picture, aligned, aligned.crop_HWC, detail=1.0)
+    assert np.abs(output.astype(int) - picture).max() <= 1
+
+
+def test_a_brightness_change_keeps_the_fine_grain_and_detail_0_does_not() -> None:
+    picture = noise_picture(600, 600)
+    aligned = align(picture, landmarks(500, 0, (300, 300)), "ffhq-512", SIDE)
+    brighter = np.clip(aligned.crop_HWC.astype(int) + 30, 0, 255).astype(np.uint8)
+    middle = slice(250, 350)
+
+    def grain(image: np.ndarray) -> float:
+        patch = image[middle, middle].astype(np.float32)
+        return float((patch - cv2.GaussianBlur(patch, (0, 0), 3)).std())
+
+    kept = paste(picture, aligned, brighter, detail=1.0)
+    smooth = paste(picture, aligned, brighter, detail=0.0)
+    assert grain(kept) > 0.9 * grain(picture)
+    assert grain(smooth) < 0.3 * grain(picture)
+    for image in (kept, smooth):
+        change = image[middle, middle].astype(int) - picture[middle, middle]
+        assert 26 < change.mean() < 34
+
+
+def test_the_enlarged_change_ends_at_the_photos_edge() -> None:
+    # Left half dark, right half bright; the model brightens the dark half alone. A plain
+    # enlargement would smear the change over some ten pixels of the bright half.
+    picture = np.full((640, 640, 3), 60, np.uint8)
+    picture[:, 320:] = 200
+    aligned = align(picture, landmarks(640, 0, (320, 320)), "ffhq-512", SIDE)
+    crop = aligned.crop_HWC.astype(int)
+    edge = int(np.argmax(crop[32, :, 0] > 130))
+    result = crop.copy()
+    result[:, :edge] += 40
+    result = result.astype(np.uint8)
+
+    def smear(detail: float) -> float:
+        row = paste(picture, aligned, result, detail=detail)[320].astype(int)
+        return float(np.abs(row[322:340] - 200).mean())
+
+    assert smear(1.0) < 0.5 * smear(0.0)
+
+
+def test_a_ready_crop_of_the_models_size_comes_back_as_the_models_own_result() -> None:
+    picture = noise_picture(SIDE, SIDE)
+    ready = whole(picture, SIDE)
+    assert np.array_equal(ready.crop_HWC, picture)
+    result = noise_picture(SIDE, SIDE, seed=1)
+    assert np.array_equal(paste(picture, ready, result), result)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 300), (300, 100), (1, 1), (7, 5)])
+def test_whole_takes_the_central_square(height: int, width: int) -> None:
+    picture = noise_picture(height, width)
+    ready = whole(picture, SIDE)
+    output = paste(picture, ready, np.zeros_like(ready.crop_HWC), detail=0)
+    assert output.shape == picture.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    assert (output[top : top + side, left : left + side] < 10).all()
+    changed = (output != picture).any(axis=2).sum()
+    assert changed <= (side + 2) ** 2
+
+
+def test_an_unknown_template_is_a_usage_error_that_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="ffhq-512"):
+        template_points("mtcnn")

@@ -1,0 +1,546 @@
+"""The commands as a user meets them: outputs, streams, exit codes, what is left on disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from facestyle.cli import app
+from facestyle.images import read_picture, read_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def facestyle(*arguments: object, stdin: bytes | None = None) -> Result:
+    """Run a command in this process; bugs surface as exceptions."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process of its own."""
+    command = [sys.executable, "-m", "facestyle", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def here(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with one photo, a.jpg."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    shutil.copy(photo, folder / "a.jpg")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_one_clear_error(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, (result.exit_code, result.stderr)
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) <= 3, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, (word, result.stderr)
+
+
+# --- help, version, usage -------------------------------------------------------------------
+
+
+def test_help_loads_nothing_heavy_and_has_no_escape_codes() -> None:
+    code = (
+        "import sys\n"
+        "from facestyle.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "heavy = {'numpy', 'cv2', 'torch', 'onnxruntime', 'PIL', 'torchvision', 'safetensors'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "translate" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["-h"], ["--version"], ["translate", "-h"]])
+def test_help_and_version_exit_0_on_stdout(flags: list[str]) -> None:
+    result = facestyle(*flags)
+    assert result.exit_code == 0
+    assert result.stdout.strip()
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["translat", "a.jpg"], "translate"),
+        (["translate", "a.jpg", "--domian", "male"], "--domain"),
+        (["translate"], "inputs"),
+        (["translate", "a.jpg", "--domain", "male", "--seed", "x"], "seed"),
+        (["translate", "a.jpg", "--domain", "male", "-n", "0"], "count"),
+    ],
+)
+def test_a_usage_error_exits_2_on_stderr_with_a_suggestion(
+    arguments: list[str], suggestion: str
+) -> None:
+    result = facestyle(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert suggestion in result.stderr.lower()
+
+
+@pytest.mark.slow
+def test_every_command_has_an_example_and_each_example_runs(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy("a.jpg", "photo.jpg")
+    shutil.copy("a.jpg", "style.jpg")
+    for domain in ("female", "male"):
+        (here / "faces" / domain).mkdir(parents=True)
+        for number in range(6):
+            Image.effect_noise((80, 80), 50).convert("RGB").save(f"faces/{domain}/{number}.png")
+    commands = [["translate"], ["reference"], ["train"], ["doctor"]]
+    commands += [["models", name] for name in ("list", "info", "pull", "verify", "path")]
+    # Compiling takes minutes; the example is about the command, not about speed.
+    monkeypatch.setattr("torch.nn.Module.compile", lambda self, **_: None)
+    for command in commands:
+        help_text = facestyle(*command, "--help").stdout
+        found = re.search(r"Example: facestyle (.+?)\n\n", help_text, re.DOTALL)
+        assert found, command
+        result = facestyle(*found[1].split())
+        assert result.exit_code == 0, (command, result.stderr)
+
+
+# --- translate and reference ------------------------------------------------------------------
+
+
+def test_translate_writes_beside_the_photo_and_prints_the_path(
+    here: Path, tiny_model: Path
+) -> None:
+    before = (here / "a.jpg").read_bytes()
+    result = facestyle("translate", "a.jpg", "--domain", "female", "-m", tiny_model)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "a.female.png\n"
+    assert "seed 0" in result.stderr
+    assert "builtin" in result.stderr  # no YuNet file here, and it says so
+    assert files(here) == {"a.jpg", "a.female.png"}
+    assert (here / "a.jpg").read_bytes() == before
+    source, restyled = (read_picture(Path(f)).pixels_HWC for f in ("a.jpg", "a.female.png"))
+    assert source.shape == restyled.shape
+    changed = (source != restyled).any(axis=2)
+    assert 0.01 < changed.mean() < 0.5
+    assert not changed[:20].any()  # the astronaut's face is not at the border
+
+
+def test_the_output_carries_the_mark_and_the_recipe(here: Path, tiny_model: Path) -> None:
+    facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--seed", 5)
+    recipe = read_recipe(Path("a.male.png"))
+    assert recipe is not None
+    assert (recipe["domain"], recipe["style"]) == ("male", "seed 5, psi 1")
+    assert re.fullmatch("[0-9a-f]{64}", str(recipe["model_sha256"]))
+    content = Path("a.male.png").read_bytes()
+    assert b"compositeWithTrainedAlgorithmicMedia" in content
+    facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--no-mark", "-o", "b.png")
+    assert b"lgorithmicMedia" not in Path("b.png").read_bytes()
+
+
+def test_same_seed_same_bytes_other_seed_other_picture(here: Path, tiny_model: Path) -> None:
+    for name, seed in (("1.png", 3), ("2.png", 3), ("3.png", 4)):
+        facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--seed", seed, "-o", name)
+    assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
+    one, three = (read_picture(Path(f)).pixels_HWC for f in ("1.png", "3.png"))
+    assert (one != three).any()
+
+
+def test_n_gives_that_many_styles_each_like_its_own_seed(here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-n", 3, "--seed", 7)
+    names = ["a.male-7.png", "a.male-8.png", "a.male-9.png"]
+    assert result.stdout.split() == names
+    pixels = [read_picture(Path(name)).pixels_HWC for name in names]
+    assert (pixels[0] != pixels[1]).any()
+    assert (pixels[1] != pixels[2]).any()
+    facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--seed", 8, "-o", "x.png")
+    assert np.array_equal(read_picture(Path("x.png")).pixels_HWC, pixels[1])
+
+
+def test_an_existing_output_is_skipped_and_reported_until_overwrite(
+    here: Path, tiny_model: Path
+) -> None:
+    Path("a.male.png").write_bytes(b"mine")
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model)
+    assert result.exit_code == 0
+    assert "skipped" in result.stderr
+    assert Path("a.male.png").read_bytes() == b"mine"
+    facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--overwrite")
+    assert read_picture(Path("a.male.png"))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.avif", "x.tif", "new/x.png"])
+def test_o_names_the_file_and_its_extension_the_format(
+    here: Path, tiny_model: Path, name: str
+) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-o", name)
+    assert result.stdout.strip() == name
+    expected = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF", "tif": "TIFF"}
+    with Image.open(name) as image:
+        assert image.format == expected[name.rsplit(".", 1)[1]]
+
+
+def test_the_input_is_never_overwritten(here: Path, tiny_model: Path) -> None:
+    before = Path("a.jpg").read_bytes()
+    result = facestyle(
+        "translate", "a.jpg", "-d", "male", "-m", tiny_model, "-o", "./a.jpg", "--overwrite"
+    )
+    assert_one_clear_error(result, 2, "never overwritten")
+    assert Path("a.jpg").read_bytes() == before
+
+
+def test_stdin_to_stdout(here: Path, tiny_model: Path) -> None:
+    result = facestyle(
+        "translate", "-", "-d", "male", "-m", tiny_model, "-o", "-", "--format", "webp",
+        stdin=Path("a.jpg").read_bytes(),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        assert (image.format, image.size) == ("WEBP", (512, 512))
+    assert files(here) == {"a.jpg"}
+    result = facestyle("translate", "-", "-d", "male", "-m", tiny_model, stdin=b"")
+    assert_one_clear_error(result, 2, "-o")
+
+
+def test_reference_takes_a_style_and_finds_its_domain(here: Path, tiny_model: Path) -> None:
+    shutil.copy("a.jpg", "ref.jpg")
+    result = facestyle("reference", "a.jpg", "ref.jpg", "-m", tiny_model)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "a.ref.png\n"
+    assert read_recipe(Path("a.ref.png"))["style"] == "reference ref.jpg"  # type: ignore[index]
+    chosen = facestyle(
+        "reference", "a.jpg", "ref.jpg", "-m", tiny_model, "-d", "male", "-o", "m.png"
+    )
+    assert "male, reference ref.jpg" in chosen.stderr
+
+
+def test_crop_only_writes_the_models_crop(here: Path, tiny_model: Path) -> None:
+    facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--crop-only")
+    assert read_picture(Path("a.male.png")).pixels_HWC.shape == (32, 32, 3)
+
+
+def test_align_none_needs_no_face_and_gives_the_generators_own_picture(
+    here: Path, tiny_model: Path
+) -> None:
+    import facestyle as api
+    from facestyle.images import from_model, to_model
+
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("crop.png")
+    result = facestyle("translate", "crop.png", "-d", "male", "-m", tiny_model, "--align", "none")
+    assert result.exit_code == 0, result.stderr
+    model = api.load(tiny_model)
+    style = model.sample_style("male", seed=0)
+    expected = from_model(model.translate(to_model(pixels[None]), style))[0]
+    assert np.array_equal(read_picture(Path("crop.male.png")).pixels_HWC, expected)
+
+
+def test_a_folder_keeps_its_structure_below_o(here: Path, tiny_model: Path) -> None:
+    Path("in/sub").mkdir(parents=True)
+    shutil.copy("a.jpg", "in/x.jpg")
+    shutil.copy("a.jpg", "in/sub/y.jpg")
+    common = ("-d", "male", "-m", tiny_model)
+    assert facestyle("translate", "in", *common, "-o", "out/").stdout.split() == ["out/x.male.png"]
+    facestyle("translate", "in", *common, "-o", "out/", "--recursive")
+    assert files(here / "out") == {"x.male.png", "sub/y.male.png"}
+
+
+def test_json_lines_for_results_and_errors(here: Path, tiny_model: Path) -> None:
+    Path("bad.jpg").write_bytes(b"<html>")
+    result = facestyle("translate", "a.jpg", "bad.jpg", "-d", "male", "-m", tiny_model, "--json")
+    assert result.exit_code == 7
+    assert result.stderr == ""
+    good, bad, whole = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (good["status"], good["output"], good["faces"]) == ("written", "a.male.png", 1)
+    assert (bad["input"], bad["exit_code"]) == ("bad.jpg", 5)
+    assert whole["exit_code"] == 7
+
+
+def test_quiet_is_silent(here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_dry_run_tells_all_and_writes_nothing(here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--dry-run")
+    assert result.exit_code == 0
+    assert "a.jpg -> a.male.png" in result.stdout
+    assert str(tiny_model) in result.stdout
+    assert files(here) == {"a.jpg"}
+    missing = facestyle("translate", "a.jpg", "-d", "cat", "-m", "stargan-v2-afhq", "--dry-run")
+    assert "would fetch https://" in missing.stdout
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+def test_one_bad_picture_does_not_stop_a_batch_but_fail_fast_does(
+    here: Path, tiny_model: Path
+) -> None:
+    Path("0-bad.jpg").write_bytes(b"")
+    result = facestyle("translate", "0-bad.jpg", "a.jpg", "-d", "male", "-m", tiny_model)
+    assert result.exit_code == 7
+    assert result.stdout == "a.male.png\n"
+    assert "0-bad.jpg" in result.stderr
+    Path("a.male.png").unlink()
+    result = facestyle(
+        "translate", "0-bad.jpg", "a.jpg", "-d", "male", "-m", tiny_model, "--fail-fast"
+    )
+    assert result.exit_code == 5
+    assert files(here) == {"0-bad.jpg", "a.jpg"}
+
+
+def test_no_face_is_exit_3_with_the_score_and_a_way_on(here: Path, tiny_model: Path) -> None:
+    Image.new("RGB", (300, 200), (90, 120, 60)).save("meadow.png")
+    result = facestyle("translate", "meadow.png", "-d", "male", "-m", tiny_model)
+    assert_one_clear_error(result, 3, "meadow.png", "no face", "threshold", "--")
+    assert files(here) == {"a.jpg", "meadow.png"}
+
+
+def make_bad_picture(kind: str) -> Path:
+    path = Path("bad.png")
+    whole = Path("a.jpg").read_bytes()
+    contents = {
+        "empty": b"",
+        "truncated": whole[: len(whole) // 2],
+        "text": b"hello",
+        "html": b"<!DOCTYPE html><html></html>",
+        "header": whole[:20],
+    }
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "enormous":
+        Image.new("1", (20000, 6000)).save(path)
+    elif kind in contents:
+        path.write_bytes(contents[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "truncated", "text", "html", "header", "folder", "enormous"]
+)
+def test_a_bad_picture_is_exit_5_with_one_clear_line(
+    here: Path, tiny_model: Path, kind: str
+) -> None:
+    path = make_bad_picture(kind)
+    before = files(here)
+    result = facestyle("translate", path, "-d", "male", "-m", tiny_model)
+    assert_one_clear_error(result, 5, "bad.png")
+    assert files(here) == before
+    reference = facestyle("reference", "a.jpg", path, "-m", tiny_model)
+    assert_one_clear_error(reference, 5, "bad.png")
+
+
+@pytest.mark.parametrize(
+    "kind", ["cmyk", "grey", "16-bit", "alpha", "animated", "rotated", "wrong extension"]
+)
+def test_an_unusual_picture_is_restyled_all_the_same(
+    here: Path, tiny_model: Path, kind: str
+) -> None:
+    photo = Image.open("a.jpg")
+    size = photo.size
+    path = Path("u.png")
+    if kind == "cmyk":
+        path = Path("u.jpg")
+        photo.convert("CMYK").save(path)
+    elif kind == "grey":
+        photo.convert("L").save(path)
+    elif kind == "16-bit":
+        deep = np.asarray(photo.convert("L"), np.uint16) * 257
+        Image.fromarray(deep).save(path)
+    elif kind == "alpha":
+        photo.putalpha(200)
+        photo.save(path)
+    elif kind == "animated":
+        path = Path("u.gif")
+        photo.save(path, save_all=True, append_images=[photo.rotate(90)])
+    elif kind == "rotated":
+        path = Path("u.jpg")
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown after a quarter turn to the right
+        photo.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    else:
+        photo.save(path, format="JPEG")
+    result = facestyle("translate", path, "-d", "male", "-m", tiny_model)
+    assert result.exit_code == 0, result.stderr
+    output = read_picture(Path(result.stdout.strip()))
+    assert output.pixels_HWC.shape == (size[1], size[0], 3)
+    assert (output.alpha_HW is not None) == (kind == "alpha")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (5, 7)])
+def test_a_tiny_picture_has_no_face(here: Path, tiny_model: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save("tiny.png")
+    result = facestyle("translate", "tiny.png", "-d", "male", "-m", tiny_model)
+    assert_one_clear_error(result, 3, "tiny.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["-d", "mal"], 2, ["female, male"]),
+        (["-d", "male", "--face", "biggest"], 2, ["largest"]),
+        (["-d", "male", "--face", "9"], 2, ["face 9", "found"]),
+        (["-d", "male", "--detector", "haar"], 2, ["yunet"]),
+        (["-d", "male", "--align", "mtcnn"], 2, ["ffhq-512"]),
+        (["-d", "male", "--device", "tpu"], 2, ["cuda"]),
+        (["-d", "male", "--precision", "int8"], 2, ["fp32"]),
+        (["-d", "male", "--format", "heic"], 2, ["png"]),
+        (["-d", "male", "-o", "x.heic"], 2, ["png"]),
+        (["-d", "male", "--domains", "a,b,c"], 2, ["3 domain names"]),
+        (["-d", "male", "--detector", "yunet"], 4, ["yunet", "offline"]),
+        (["-d", "male", "-n", "2", "-o", "x.png"], 2, ["folder"]),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_one_clear_line(
+    here: Path, tiny_model: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    result = facestyle("translate", "a.jpg", "-m", tiny_model, *arguments)
+    assert_one_clear_error(result, code, *words)
+    assert files(here) == {"a.jpg"}
+
+
+def test_a_missing_cuda_device_is_an_error_never_a_silent_cpu(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--device", "cuda")
+    assert_one_clear_error(result, 2, "cuda", "not available")
+
+
+def test_an_unwritable_place_is_said_before_anything_is_left(here: Path, tiny_model: Path) -> None:
+    Path("file").write_text("not a folder")
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-o", "file/x.png")
+    assert_one_clear_error(result, 1, "file")
+    assert files(here) == {"a.jpg", "file"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"", 6), (b"<html></html>" * 9, 6), (b"PK\x03\x04" + b"0" * 99, 6), (None, 4)],
+)
+def test_a_bad_model_has_its_exit_code(here: Path, content: bytes | None, code: int) -> None:
+    if content is not None:
+        Path("m.ckpt").write_bytes(content)
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", "./m.ckpt")
+    assert_one_clear_error(result, code, "m.ckpt")
+
+
+def test_debug_shows_the_traceback_of_an_expected_error(here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "mal", "-m", tiny_model, "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("facestyle.pipeline.align", broken)
+    with pytest.raises(ZeroDivisionError):
+        facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model)
+
+
+# --- processes, signals, streams --------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_batch_within_5_s_and_leaves_no_partial_file(
+    here: Path, tiny_model: Path, number: int, code: int
+) -> None:
+    Path("in").mkdir()
+    for index in range(300):
+        os.link("a.jpg", f"in/{index:03d}.jpg")
+    command = [sys.executable, "-m", "facestyle", "translate", "in", "-d", "male", "-o", "out/"]
+    child = subprocess.Popen([*command, "-m", tiny_model], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(here.glob("out/*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(number)
+    sent = time.monotonic()
+    _, stderr = child.communicate(timeout=30)
+    assert time.monotonic() - sent < 5
+    assert child.returncode == code
+    assert "Traceback" not in stderr
+    written = sorted((here / "out").iterdir())
+    assert 0 < len(written) < 300
+    assert all(path.suffix == ".png" for path in written)  # no temporary file
+    for path in written:
+        assert read_picture(path)
+
+
+@pytest.mark.slow
+def test_as_a_process_no_escape_codes_reach_a_pipe(here: Path, tiny_model: Path) -> None:
+    done = process("translate", "a.jpg", "-d", "male", "-m", tiny_model, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stdout == "a.male.png\n"
+
+
+# --- models, doctor -------------------------------------------------------------------------
+
+
+def test_models_info_names_family_sizes_domains_licence_and_sha256(tiny_model: Path) -> None:
+    result = facestyle("models", "info", tiny_model, "--json")
+    info = json.loads(result.stdout)
+    assert info["family"] == "stargan-v2"
+    assert info["image_size"] == 32
+    assert info["domains"] == ["female", "male"]
+    assert info["licence"].startswith("none")
+    assert len(info["sha256"]) == 64
+    assert info["parameters"]["generator"] > 0
+    assert "stargan-v2" in facestyle("models", "info", tiny_model).stdout
+
+
+def test_models_list_knows_the_default_and_the_published_ones() -> None:
+    entries = [json.loads(line) for line in facestyle("models", "list", "--json").stdout.splitlines()]
+    states = {entry["name"]: entry["state"] for entry in entries}
+    assert states["female-male"] == "shipped"
+    assert states["stargan-v2-celeba-hq"] == "not fetched"
+
+
+def test_models_verify_and_path_of_what_ships() -> None:
+    for name in ("female-male", "builtin"):
+        assert facestyle("models", "verify", name).stdout.startswith("verified")
+        assert Path(facestyle("models", "path", name).stdout.strip()).is_file()
+
+
+def test_models_pull_offline_names_url_and_path() -> None:
+    result = facestyle("models", "pull", "yunet")
+    assert_one_clear_error(result, 4, "https://", "yunet")
+    assert_one_clear_error(facestyle("models", "pull", "yunett"), 4, "yunet")
+
+
+def test_doctor_finds_no_trouble_here() -> None:
+    result = facestyle("doctor", "--json")
+    facts = json.loads(result.stdout.splitlines()[0])
+    assert facts["troubles"] == []
+    assert facts["weights"] == {"female-male": "verified", "builtin": "verified"}
+    assert {"torch", "numpy", "pillow"} <= set(facts["packages"])

@@ -1,0 +1,183 @@
+"""restyle() and Translator, with a detector and a backend whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from facestyle.card import ModelCard
+from facestyle.errors import NoFaceError, UsageError
+from facestyle.faces import Face, choose_faces, find_faces
+from facestyle.faces.align import align, paste_mask, template_points
+from facestyle.pipeline import reference_style, restyle
+from facestyle.translator import Translator
+
+SIDE = 64
+
+
+def face_at(x: float, y: float, size: float, score: float = 0.9) -> Face:
+    points = size * (template_points("celeba") - 0.5) + (x, y)
+    half = size / 4
+    return Face(box=(x - half, y - half, x + half, y + half), landmarks_52=points, score=score)
+
+
+@dataclass
+class FakeDetector:
+    """Finds the faces it was given, in any picture."""
+
+    faces: list[Face]
+    name: str = "fake"
+    threshold: float = 0.6
+
+    def candidates(self, picture_HWC: np.ndarray) -> list[Face]:
+        return sorted(self.faces, key=lambda face: -face.score)
+
+
+@dataclass
+class FakeBackend:
+    """mapping: code = z + 10·domain; encoder: code = mean colour; generator: brightness + code."""
+
+    roles: tuple[str, ...] = ("generator", "mapping", "encoder")
+    about: str = "fake"
+    calls: list[str] = field(default_factory=list)
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        self.calls.append(role)
+        first, second = arrays
+        if role == "mapping":
+            return first + 10 * second[:, None]
+        if role == "encoder":
+            return np.repeat(first.mean(axis=(1, 2, 3))[:, None], 4, axis=1) + second[:, None]
+        return first + 0.3 * np.sign(second[:, :1, None, None])
+
+
+def fake_model(styles: tuple[str, ...] = ("latent", "reference")) -> Translator:
+    card = ModelCard(
+        family="fake",
+        image_size=SIDE,
+        domains=("dark", "bright"),
+        styles=styles,
+        latent_dim=4,
+        alignment="celeba",
+    )
+    return Translator(card, FakeBackend())
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(60, 150, (300, 400, 3), dtype=np.uint8)
+
+
+def test_restyle_changes_the_face_and_nothing_else(picture: np.ndarray) -> None:
+    face = face_at(150, 140, 120)
+    model = fake_model()
+    output = restyle(
+        picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face])
+    )
+    mask = paste_mask(align(picture, face.landmarks_52, "celeba", SIDE), *picture.shape[:2])
+    assert np.array_equal(output[mask == 0], picture[mask == 0])
+    change = output.astype(int) - picture
+    assert 30 < change[mask > 0.99].mean() < 45  # 0.3 in [-1, 1] is 38 in [0, 255]
+
+
+def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:
+    small, large = face_at(70, 70, 80), face_at(250, 180, 160)
+    model = fake_model()
+    style = model.sample_style("bright")
+    detector = FakeDetector([small, large])
+
+    def changed(which: str) -> tuple[bool, bool]:
+        output = restyle(picture, model, style, which, detector=detector)
+        return tuple(
+            bool((output[y, x] != picture[y, x]).any()) for x, y in ((70, 70), (250, 180))
+        )
+
+    assert changed("largest") == (False, True)
+    assert changed("1") == (False, True)
+    assert changed("2") == (True, False)
+    assert changed("all") == (True, True)
+
+
+@pytest.mark.parametrize("which", ["3", "0", "-1", "biggest", "1.5", ""])
+def test_a_face_choice_that_does_not_exist_is_a_usage_error(which: str) -> None:
+    with pytest.raises(UsageError):
+        choose_faces([face_at(0, 0, 10), face_at(0, 0, 9)], which)
+
+
+def test_no_face_says_best_score_threshold_and_what_to_try(picture: np.ndarray) -> None:
+    detector = FakeDetector([face_at(100, 100, 50, score=0.41)])
+    with pytest.raises(NoFaceError, match=r"best score 0\.41, threshold 0\.60.*--min-score 0\.4"):
+        find_faces(picture, detector)
+    assert len(find_faces(picture, detector, min_score=0.4)) == 1
+    with pytest.raises(NoFaceError, match=r"best score 0\.00.*--align none"):
+        find_faces(picture, FakeDetector([]))
+
+
+def test_faces_come_largest_first(picture: np.ndarray) -> None:
+    faces = [face_at(0, 0, size, score) for size, score in ((10, 0.9), (30, 0.7), (20, 0.8))]
+    areas = [face.area for face in find_faces(picture, FakeDetector(faces))]
+    assert areas == sorted(areas, reverse=True)
+
+
+def test_the_same_seed_gives_the_same_style_and_another_seed_another() -> None:
+    model = fake_model()
+    first, again = (model.sample_style("dark", seed=7).code_NS for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, model.sample_style("dark", seed=8).code_NS)
+
+
+def test_truncation_moves_to_the_domains_own_mean_style() -> None:
+    model = fake_model()
+    full = model.sample_style("bright", seed=3, psi=1).code_NS
+    half = model.sample_style("bright", seed=3, psi=0.5).code_NS
+    mean = model.sample_style("bright", seed=3, psi=0).code_NS
+    assert np.abs(mean - 10).max() < 0.05  # the fake's mean: 10·domain, within 10,000 samples
+    assert np.allclose(half, (full + mean) / 2, atol=1e-5)
+
+
+def test_an_unknown_domain_names_the_valid_ones() -> None:
+    with pytest.raises(UsageError, match="dark, bright"):
+        fake_model().sample_style("briht")
+
+
+def test_what_a_model_cannot_do_is_refused_with_the_reason(picture: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="cannot take the style of a reference"):
+        fake_model(("latent",)).style_of(np.zeros((1, 3, SIDE, SIDE), np.float32), "dark")
+    with pytest.raises(UsageError, match="cannot sample a style"):
+        fake_model(("reference",)).sample_style("dark")
+
+
+def test_a_reference_style_is_read_from_the_face_not_the_picture() -> None:
+    picture = np.full((200, 200, 3), 255, np.uint8)
+    picture[60:140, 60:140] = 0
+    detector = FakeDetector([face_at(100, 100, 60)])
+    style = reference_style(picture, fake_model(), "dark", detector=detector)
+    assert style.code_NS is not None
+    assert np.allclose(style.code_NS, -1)  # black face on white
+
+
+def test_a_model_without_alignment_needs_no_detector(picture: np.ndarray) -> None:
+    model = fake_model()
+    model.card = ModelCard(
+        family="fake", image_size=SIDE, domains=("dark", "bright"), styles=("latent",), latent_dim=4
+    )
+    output = restyle(picture, model, model.sample_style("bright"))
+    assert output.shape == picture.shape
+    assert (output != picture).mean() > 0.7  # the central square, 300 of 400 columns
+
+
+def test_several_faces_run_through_the_generator_as_one_batch(picture: np.ndarray) -> None:
+    model = fake_model()
+    style = model.sample_style("bright")
+    model.backend.calls.clear()
+    restyle(
+        picture,
+        model,
+        style,
+        "all",
+        detector=FakeDetector([face_at(70, 70, 60), face_at(250, 180, 90)]),
+    )
+    assert model.backend.calls == ["generator"]
