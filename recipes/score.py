@@ -16,10 +16,10 @@ following  whether the face's colour follows the reference's
 What it does not measure: realism (look at the sheets), and hair, clothes and background,
 which lie outside the inner face that is compared. Read the numbers together: a model that does
 nothing has identity 1 and seam 1, and fails at domain. The embedding also tells women from men,
-so both at once have a price; ``strangers`` is the identity of two people, ``softened`` that
-of a photo and itself at the resolution of a 64 px model. ``--detail`` moves along that price:
-0 shows what the network does, 1 what users get. The portraits
-(``<domain>_*``) are few: a share of 36 results from 12 photos is good to some 10 points.
+so both at once have a price: ``strangers`` is the identity of two people, ``softened`` that of
+a photo and its copy at a 64 px model's resolution. ``--detail`` moves along that price: 0 shows
+what the network does, 1 what users get. The portraits (``<domain>_*``) are few: a share of 36
+results from 12 photos is good to some 10 points.
 
 On one machine the same arguments give the same scores. Training the classifier takes some
 5 minutes on a CPU core and is not repeated while ``classifier.pt`` is there.

@@ -520,7 +520,9 @@ def test_models_info_names_family_sizes_domains_licence_and_sha256(tiny_model: P
 
 
 def test_models_list_knows_the_default_and_the_published_ones() -> None:
-    entries = [json.loads(line) for line in facestyle("models", "list", "--json").stdout.splitlines()]
+    entries = [
+        json.loads(line) for line in facestyle("models", "list", "--json").stdout.splitlines()
+    ]
     states = {entry["name"]: entry["state"] for entry in entries}
     assert states["female-male"] == "shipped"
     assert states["stargan-v2-celeba-hq"] == "not fetched"

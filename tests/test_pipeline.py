@@ -91,9 +91,7 @@ def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:
 
     def changed(which: str) -> tuple[bool, bool]:
         output = restyle(picture, model, style, which, detector=detector)
-        return tuple(
-            bool((output[y, x] != picture[y, x]).any()) for x, y in ((70, 70), (250, 180))
-        )
+        return tuple(bool((output[y, x] != picture[y, x]).any()) for x, y in ((70, 70), (250, 180)))
 
     assert changed("largest") == (False, True)
     assert changed("1") == (False, True)

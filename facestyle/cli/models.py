@@ -104,31 +104,45 @@ def pull(
 
 @app.command()
 def verify(
-    model: Name,
+    model: Annotated[
+        str | None, typer.Argument(help="A name or a file; without one, all that is here.")
+    ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare a file with the sha256 that is known of it.
+    """Compare files with the sha256 that is known of them.
 
-    Example: facestyle models verify builtin
+    Example: facestyle models verify
     """
     with reporting(as_json=as_json, quiet=quiet, debug=debug) as report:
         from facestyle import weights
 
-        entry = weights.index().get(model)
-        found = weights.verify(entry or weights.resolve(model))
-        if found.status == "missing":
-            raise WeightsError(f"{model} is not at {found.path}", f"facestyle models pull {model}")
-        if found.status == "mismatch":
-            raise CheckpointError(
-                f"{found.path} has sha256 {found.sha256}, expected {found.expected}",
-                f"facestyle models pull {model}",
+        entries = weights.index()
+        if model is None:
+            checked = [entry for entry in entries.values() if entry.shipped or _here(entry.name)]
+            found = [weights.verify(entry) for entry in checked]
+        else:
+            found = [weights.verify(entries.get(model) or weights.resolve(model))]
+        for one in found:
+            report.result(
+                {"path": str(one.path), "status": one.status, "sha256": one.sha256},
+                f"{one.status}: {one.path} sha256 {one.sha256}",
             )
-        report.result(
-            {"path": str(found.path), "status": found.status, "sha256": found.sha256},
-            f"{found.status}: {found.path} sha256 {found.sha256}",
-        )
+        bad = [one for one in found if one.status in ("missing", "mismatch")]
+        if bad:
+            expected = f", expected {bad[0].expected}" if bad[0].expected else ""
+            kind = WeightsError if bad[0].status == "missing" else CheckpointError
+            raise kind(
+                f"{bad[0].path} is {bad[0].status}: sha256 {bad[0].sha256}{expected}",
+                "facestyle models pull NAME fetches a file anew",
+            )
+
+
+def _here(name: str) -> bool:
+    from facestyle import weights
+
+    return weights.locate(name) is not None
 
 
 @app.command()

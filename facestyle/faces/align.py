@@ -22,49 +22,32 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.floating]
 
 # Where the five landmarks lie in a square crop, as shares of its side.
+# fmt: off
 TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
     # CelebA's aligned 178 × 218 pictures cut to the central 178 px square (StarGAN, 2018): mean
     # of YuNet's landmarks over 1,482 of them.
-    "celeba": (
-        (0.3896, 0.5173),
-        (0.6080, 0.5160),
-        (0.4974, 0.6510),
-        (0.4081, 0.7472),
-        (0.5953, 0.7453),
-    ),
+    "celeba":
+        ((0.3896, 0.5173), (0.6080, 0.5160), (0.4974, 0.6510), (0.4081, 0.7472), (0.5953, 0.7453)),
     # The same pictures cut to a tighter 144 px square with left, top at (16, 48).
-    "celeba-square": (
-        (0.3705, 0.4450),
-        (0.6404, 0.4433),
-        (0.5037, 0.6102),
-        (0.3933, 0.7292),
-        (0.6248, 0.7268),
-    ),
+    "celeba-square":
+        ((0.3705, 0.4450), (0.6404, 0.4433), (0.5037, 0.6102), (0.3933, 0.7292), (0.6248, 0.7268)),
     # FFHQ at 512 px: the five points in common use for restoration (GFPGAN, facexlib).
-    "ffhq-512": (
-        (0.3769, 0.4686),
-        (0.6229, 0.4691),
-        (0.5013, 0.6133),
-        (0.3931, 0.7254),
-        (0.6115, 0.7249),
-    ),
+    "ffhq-512":
+        ((0.3769, 0.4686), (0.6229, 0.4691), (0.5013, 0.6133), (0.3931, 0.7254), (0.6115, 0.7249)),
     # CelebA-HQ, which StarGAN v2's face model and its mean landmarks come from. Its alignment
     # (Karras et al. 2018, appendix C) puts the eyes' middle 0.1 eye-to-mouth distances above the
-    # centre and makes the side 4 eye distances (or 3.6 eye-to-mouth distances, if more).
-    "stargan-v2": (
-        (0.3750, 0.4735),
-        (0.6250, 0.4735),
-        (0.5000, 0.6150),
-        (0.3980, 0.7365),
-        (0.6020, 0.7365),
-    ),
+    # centre and makes the side 4 eye distances (or 3.6 eye-to-mouth distances, if more); nose and
+    # mouth follow from a mean face. Derived, not read from the published mean-landmark file.
+    "stargan-v2":
+        ((0.3750, 0.4735), (0.6250, 0.4735), (0.5000, 0.6150), (0.3980, 0.7365), (0.6020, 0.7365)),
 }
+# fmt: on
 
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
 MASK_SIDE = 256  # px; finer than any feather needs
-MASK_CORE = 0.62  # share of the crop's half side up to which the mask is 1 ...
-MASK_EDGE = 0.98  # ... and from which it is 0
-MASK_POWER = 2.6  # exponent of the superellipse: 2 is a circle, more is squarer
+MASK_CENTRE = (0.50, 0.53)  # of the face within a crop: eyes lie at 0.44 to 0.52, the chin at 0.9
+MASK_RADII = (0.46, 0.47)  # the mask is 0 from this ellipse on (shares of the side) ...
+MASK_CORE = 0.60  # ... and 1 within this share of it; between, background fades into the photo
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -151,13 +134,11 @@ def _cut(picture_HWC: Pixels, to_crop_23: NDArray[np.float64], side: int) -> Pix
 def crop_mask(side: int) -> Floats:
     """(side, side) feathered mask in crop coordinates: 1 over the face, 0 before the border.
 
-    A superellipse, which leaves the crop's corners (background, mostly) alone.
+    An ellipse about the face, because a model repaints the background in a crop's corners too.
     """
-    axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
-    radius = (np.abs(axis[:, None]) ** MASK_POWER + np.abs(axis[None]) ** MASK_POWER) ** (
-        1 / MASK_POWER
-    )
-    t = np.clip((MASK_EDGE - radius) / (MASK_EDGE - MASK_CORE), 0, 1)
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    x, y = (axis - MASK_CENTRE[0]) / MASK_RADII[0], (axis - MASK_CENTRE[1]) / MASK_RADII[1]
+    t = np.clip((1 - np.hypot(x[None], y[:, None])) / (1 - MASK_CORE), 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 

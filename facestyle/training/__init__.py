@@ -53,7 +53,12 @@ def start(
     Raises:
         FacestyleError: the settings, the data or the run folder are unusable.
     """
+    import torch
+
     training = family_named(family).training(preset, tables or {})
+    if not training.run.threads:
+        # Another number of threads adds in another order: a resumed run keeps its own.
+        training = replace(training, run=replace(training.run, threads=torch.get_num_threads()))
     pictures = training.data(data)
     card = training.card(pictures.domains)
     folder = _new_folder(runs, name)
@@ -114,8 +119,7 @@ def _run(
     from facestyle.training.preview import Previewer
 
     run = training.run
-    if run.threads:
-        torch.set_num_threads(run.threads)
+    torch.set_num_threads(run.threads)
     task = training.task(pictures.domains, settings["device"])
     if resumed:
         loop.resume(task, folder)

@@ -35,7 +35,7 @@ class RunConfig:
     compile: bool = False
     """torch.compile the networks: a minute or two of waiting, then faster iterations."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves torch's own choice."""
+    """CPU threads of torch; 0 is torch's own choice when the run starts."""
     workers: int = 1
     """Processes that decode pictures beside the training process; 0 decodes in it."""
     log_every: int = 50

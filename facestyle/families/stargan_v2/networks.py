@@ -78,7 +78,13 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
         latent_dim=mapping["shared.0.weight"][1],
         style_dim=mapping["unshared.0.6.weight"][0],
         first_width=first_width,
-        max_width=max(shape[0] for key, shape in generator.items() if key.endswith("conv2.weight")),
+        # The widest may be in the encoder alone: the generator stops halving at 16 px.
+        max_width=max(
+            shape[0]
+            for part in (generator, encoder)
+            for key, shape in part.items()
+            if key.endswith("conv2.weight")
+        ),
         mapping_width=mapping["shared.0.weight"][0],
         w_hpf=1.0 if extra == 1 else 0.0,
     )
