@@ -28,7 +28,7 @@ from facestyle.families.stargan_v2.objective import (
     r1_penalty,
     realness_loss,
 )
-from facestyle.training.config import RunConfig, merged, read_toml
+from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import fit
 
@@ -154,9 +154,9 @@ def test_a_setting_of_the_wrong_type_is_refused(value: object) -> None:
 def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text("[run]\nsteps = 5\n[stargan-v2]\nlr = 1\n")
-    settings = family_named("stargan-v2").training("compact", read_toml(path))
-    assert (settings.run.steps, settings.run.batch_size) == (5, 16)
-    assert (settings.config.lr, settings.config.image_size) == (1.0, 64)
+    run, config = resolve(family_named("stargan-v2"), "compact", read_toml(path))
+    assert (run.steps, run.batch_size) == (5, 16)
+    assert (config.lr, config.image_size) == (1.0, 64)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,13 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("huge", {}, "compact"),
         ("paper", {"ugatit": {}}, "unknown table"),
         ("paper", {"stargan-v2": {"image_size": 100}}, "nearest: 128"),
+        ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
+        ("paper", {"run": {"precision": "fp8"}}, "bf16"),
     ],
 )
 def test_bad_settings_are_usage_errors(preset: str, tables: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        family_named("stargan-v2").training(preset, tables)
+        resolve(family_named("stargan-v2"), preset, tables)
 
 
 def test_broken_toml_is_a_usage_error(tmp_path: Path) -> None:

@@ -170,7 +170,6 @@ def test_published_sums_are_the_known_ones() -> None:
         "stargan-v2-celeba-hq": (None, None),
         "stargan-v2-afhq": (None, None),
         "stargan-v2-wing": (None, None),
-        "stargan-v2-lm-mean": (None, None),
     }
 
 

@@ -36,10 +36,11 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
         ((0.3769, 0.4686), (0.6229, 0.4691), (0.5013, 0.6133), (0.3931, 0.7254), (0.6115, 0.7249)),
     # CelebA-HQ, which StarGAN v2's face model and its mean landmarks come from. Its alignment
     # (Karras et al. 2018, appendix C) puts the eyes' middle 0.1 eye-to-mouth distances above the
-    # centre and makes the side 4 eye distances (or 3.6 eye-to-mouth distances, if more); nose and
-    # mouth follow from a mean face. Derived, not read from the published mean-landmark file.
+    # centre and makes the side 4 eye distances (or 3.6 eye-to-mouth distances, if more). These
+    # are YuNet's mean landmarks of CelebA under that rule; the published file of mean landmarks
+    # is not part of facestyle.
     "stargan-v2":
-        ((0.3750, 0.4735), (0.6250, 0.4735), (0.5000, 0.6150), (0.3980, 0.7365), (0.6020, 0.7365)),
+        ((0.3750, 0.4745), (0.6250, 0.4730), (0.4985, 0.6275), (0.3962, 0.7377), (0.6105, 0.7355)),
 }
 # fmt: on
 
@@ -194,7 +195,10 @@ def paste(
     detail *= min(max(1 / aligned.scale - 1, 0.0), 1.0)
     if detail > 0:
         gain, offset = _guided_coefficients(_luminance(crop), result - crop, side)
-        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset)
+        # What the guide cannot explain at the crop's own size is enlarged as it is: brought back
+        # to the crop's size, the change is the model's own again.
+        rest = result - crop - (gain * _luminance(crop)[..., None] + offset)
+        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset + rest)
         kept = source + change
         # Where the model changes much, the photo's detail (a beard's stubble, a brow) is no
         # longer that of the result: let it fade.

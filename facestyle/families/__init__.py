@@ -6,15 +6,15 @@ names and nothing else of them. Imports no torch: a family imports its networks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from facestyle.checkpoint import Checkpoint
@@ -53,37 +53,30 @@ class ModelFamily(Protocol):
         """
         ...
 
-    def training(self, preset: str, tables: Mapping[str, Any]) -> Training:
-        """A preset with a TOML's tables applied, ready to make tasks.
+    presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Preset → what differs from the defaults, as ``[run]`` and ``[<family>]`` tables."""
 
-        Raises:
-            UsageError: an unknown preset or setting.
-        """
+    layout: str
+    """How the training pictures lie in folders, a key of ``training.data.LAYOUTS``."""
+
+    def config(self) -> Any:
+        """The paper's settings, a frozen dataclass."""
         ...
 
-
-class Training(Protocol):
-    """A family's resolved training settings."""
-
-    run: Any
-    """RunConfig."""
-    config: Any
-    """The family's own frozen Config."""
-
-    def card(self, domains: Sequence[str]) -> ModelCard:
-        """The card of the model to be."""
+    def check(self, config: Any) -> None:
+        """Raises UsageError for settings that no network can be built from."""
         ...
 
-    def task(self, domains: Sequence[str], device: str) -> Any:
-        """A fresh Task (``training.loop``)."""
+    def new_card(self, config: Any, domains: Sequence[str]) -> ModelCard:
+        """The card of a model to be trained."""
         ...
 
-    def data(self, root: Path) -> Any:
-        """The data folder, listed and checked."""
+    def batch(self, pictures: Any, config: Any, size: int, rng: np.random.Generator) -> Any:
+        """One iteration's batch, a pure function of its arguments."""
         ...
 
-    def draw(self, pictures: Any) -> Callable[[Any], Any]:
-        """rng → batch."""
+    def task(self, config: Any, domains: int, *, device: str, bf16: bool, compile: bool) -> Any:
+        """A fresh Task (``training.loop``), initialised from torch's random state."""
         ...
 
 

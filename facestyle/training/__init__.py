@@ -12,14 +12,15 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from facestyle import __version__
-from facestyle.card import ModelCard
 from facestyle.errors import UsageError
 from facestyle.families import family_named
+from facestyle.training.config import resolve
 from facestyle.training.loop import Progress
 
 SETTINGS_FILE = "run.json"  # all that --resume needs
@@ -55,26 +56,29 @@ def start(
     """
     import torch
 
-    training = family_named(family).training(preset, tables or {})
-    if not training.run.threads:
+    from facestyle.training.data import LAYOUTS
+
+    chosen = family_named(family)
+    run_config, config = resolve(chosen, preset, tables or {})
+    if not run_config.threads:
         # Another number of threads adds in another order: a resumed run keeps its own.
-        training = replace(training, run=replace(training.run, threads=torch.get_num_threads()))
-    pictures = training.data(data)
-    card = training.card(pictures.domains)
+        run_config = replace(run_config, threads=torch.get_num_threads())
+    pictures = LAYOUTS[chosen.layout](data)
     folder = _new_folder(runs, name)
     settings = {
         "facestyle": __version__,
+        "torch": torch.__version__,
         "python": platform.python_version(),
         "family": family,
-        "data": str(data),
+        "data": str(data.resolve()),
         "device": device,
         "command": command,
-        "domains": list(card.domains),
-        "run": asdict(training.run),
-        family: asdict(training.config),
+        "domains": list(pictures.domains),
+        "run": asdict(run_config),
+        family: asdict(config),
     }
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return _run(folder, training, pictures, settings, report, announce, resumed=False)
+    return _run(folder, pictures, settings, report, announce, resumed=False)
 
 
 def proceed(
@@ -86,25 +90,23 @@ def proceed(
         UsageError: not a run folder.
         CheckpointError: no checkpoint in it, or a damaged one.
     """
+    from facestyle.training.data import LAYOUTS
+
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise UsageError(f"{folder} is no run folder (no {SETTINGS_FILE})", "give runs/<name>-N")
     settings = json.loads(path.read_text(encoding="utf-8"))
-    family = settings["family"]
-    tables = {"run": settings["run"], family: settings[family]}
-    training = family_named(family).training("paper", tables)
-    pictures = training.data(Path(settings["data"]))
+    pictures = LAYOUTS[family_named(settings["family"]).layout](Path(settings["data"]))
     if list(pictures.domains) != settings["domains"]:
         raise UsageError(
             f"{settings['data']} now has the domains {', '.join(pictures.domains)}, "
             f"the run was started with {', '.join(settings['domains'])}"
         )
-    return _run(folder, training, pictures, settings, report, announce, resumed=True)
+    return _run(folder, pictures, settings, report, announce, resumed=True)
 
 
 def _run(
     folder: Path,
-    training: Any,
     pictures: Any,
     settings: Mapping[str, Any],
     report: Callable[[Progress], None],
@@ -112,26 +114,42 @@ def _run(
     *,
     resumed: bool,
 ) -> Outcome:
+    """What a new run and a resumed one share: from settings to the end of the loop."""
     import torch
 
     from facestyle.training import loop
     from facestyle.training.data import batches
     from facestyle.training.preview import Previewer
 
-    run = training.run
+    family = family_named(settings["family"])
+    tables = {name: settings[name] for name in ("run", family.name)}
+    run, config = resolve(family, "paper", tables)
     torch.set_num_threads(run.threads)
-    task = training.task(pictures.domains, settings["device"])
+    torch.manual_seed(run.seed)
+    task = family.task(
+        config,
+        len(pictures.domains),
+        device=settings["device"],
+        bf16=run.precision == "bf16",
+        compile=run.compile,
+    )
     if resumed:
         loop.resume(task, folder)
     counts = ", ".join(
         f"{name} {len(files)}" for name, files in zip(pictures.domains, pictures.files, strict=True)
     )
     announce(f"{counts} pictures; from iteration {task.step_index} to {run.steps} in {folder}")
-    card: ModelCard = replace(
-        training.card(pictures.domains), name=folder.name, command=settings["command"]
+    card = replace(
+        family.new_card(config, pictures.domains),
+        name=folder.name,
+        alignment=run.alignment,
+        licence=run.licence,
+        data=run.about,
+        seed=run.seed,
+        command=settings["command"],
     )
     data = batches(
-        training.draw(pictures),
+        partial(family.batch, pictures, config, run.batch_size),
         seed=run.seed,
         start=task.step_index,
         stop=run.steps,

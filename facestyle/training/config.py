@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facestyle.errors import UsageError
+from facestyle.families import ModelFamily
 
 Settings = TypeVar("Settings")
 
@@ -66,6 +67,33 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"no config file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
+
+
+def resolve(family: ModelFamily, preset: str, tables: Mapping[str, Any]) -> tuple[RunConfig, Any]:
+    """The run's and the family's settings: defaults ← preset ← ``tables``.
+
+    Raises:
+        UsageError: an unknown preset, table or key, or a value that does not fit.
+    """
+    if preset not in family.presets:
+        raise UsageError(f"unknown preset '{preset}'", f"known: {', '.join(family.presets)}")
+    for table in tables:
+        if table not in ("run", family.name):
+            raise UsageError(
+                f"unknown table [{table}] in the config", f"use [run] or [{family.name}]"
+            )
+    run, config = RunConfig(), family.config()
+    for source, origin in ((family.presets[preset], f"preset {preset}"), (tables, "the config")):
+        run = merged(run, source.get("run", {}), f"{origin} [run]")
+        config = merged(config, source.get(family.name, {}), f"{origin} [{family.name}]")
+    for name, value in vars(run).items():
+        least = 0 if name in ("threads", "workers", "seed") else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise UsageError(f"{name} is {value}, expected {least} or more")
+    if run.precision not in ("fp32", "bf16"):
+        raise UsageError(f"unknown precision '{run.precision}'", "known: fp32, bf16")
+    family.check(config)
+    return run, config
 
 
 def merged(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:

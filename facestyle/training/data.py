@@ -67,6 +67,9 @@ def labelled_folders(root: Path, domains: Sequence[str] | None = None) -> Labell
     return LabelledPictures(domains=names, files=tuple(files))
 
 
+LAYOUTS: dict[str, Callable[[Path], LabelledPictures]] = {"labelled": labelled_folders}
+
+
 def _is_domain(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 

@@ -135,7 +135,13 @@ def save(task: Task, run: RunConfig, folder: Path, card: ModelCard) -> None:
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     state = {"task": task.state_dict(), "rng": torch.get_rng_state()}
-    write_atomically(checkpoints / f"{step:07d}.pt", lambda path: torch.save(state, path))
+
+    def write(path: Path) -> None:
+        # Through a Python file a full disk is an OSError; torch's own writer hides it.
+        with path.open("wb") as file:
+            torch.save(state, file)
+
+    write_atomically(checkpoints / f"{step:07d}.pt", write)
     save_model(folder / "model.safetensors", task.model_parts(), card.at_step(step))
     for old in sorted(checkpoints.glob("*.pt"))[: -run.keep]:
         old.unlink()
@@ -153,10 +159,10 @@ def resume(task: Task, folder: Path) -> None:
     try:
         state = torch.load(saved[-1], map_location="cpu", weights_only=True)
         task.load_state_dict(state["task"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        # Whatever torch says of a damaged file (see checkpoint.py), the remedy is the same.
         raise CheckpointError(
-            f"{saved[-1]} cannot be resumed ({reason})",
+            f"{saved[-1]} is damaged or does not fit this run ({type(error).__name__})",
             f"delete it to go on from the one before: {len(saved) - 1} left",
-        ) from None
+        ) from error
     torch.set_rng_state(state["rng"])

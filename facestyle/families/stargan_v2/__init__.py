@@ -6,8 +6,8 @@ Recognition and loading of published and own checkpoints, and the training prese
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError, WeightsError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from facestyle.checkpoint import Checkpoint
     from facestyle.families.stargan_v2.networks import Sizes
     from facestyle.families.stargan_v2.objective import Batch, Config, Task
-    from facestyle.training.config import RunConfig
     from facestyle.training.data import LabelledPictures
 
 Shapes = Mapping[str, Mapping[str, Sequence[int]]]
@@ -61,6 +61,8 @@ class StarGANv2:
 
     name = NAME
     title = "StarGAN v2 (Choi et al., CVPR 2020)"
+    presets = PRESETS
+    layout = "labelled"
 
     def misfit(self, shapes: Shapes) -> str | None:
         """See ``ModelFamily.misfit``."""
@@ -142,84 +144,45 @@ class StarGANv2:
             built["generator"] = networks.MaskedGenerator(built["generator"], fan)
         return {PARTS[part]: network.eval() for part, network in built.items()}
 
-    def training(self, preset: str, tables: Mapping[str, Any]) -> StarGANv2Training:
-        """See ``ModelFamily.training``."""
+    def config(self) -> Config:
+        """See ``ModelFamily.config``."""
         from facestyle.families.stargan_v2.objective import Config
-        from facestyle.training.config import RunConfig, merged
 
-        if preset not in PRESETS:
-            raise UsageError(f"unknown preset '{preset}'", f"known: {', '.join(PRESETS)}")
-        for table in tables:
-            if table not in ("run", NAME):
-                raise UsageError(f"unknown table [{table}] in the config", f"use [run] or [{NAME}]")
-        run, config = RunConfig(), Config()
-        for source, origin in ((PRESETS[preset], f"preset {preset}"), (tables, "the config")):
-            run = merged(run, source.get("run", {}), f"{origin} [run]")
-            config = merged(config, source.get(NAME, {}), f"{origin} [{NAME}]")
+        return Config()
+
+    def check(self, config: Config) -> None:
+        """See ``ModelFamily.check``."""
         side = config.image_size
         if side & (side - 1) or not 16 <= side <= 1024:
             raise UsageError(
                 f"image_size is {side}, expected a power of two from 16 to 1024",
                 f"nearest: {min((2**k for k in range(4, 11)), key=lambda s: abs(s - side))}",
             )
-        return StarGANv2Training(run=run, config=config)
 
-
-@dataclass(frozen=True, kw_only=True)
-class StarGANv2Training:
-    """Resolved settings of a run."""
-
-    run: RunConfig
-    """Length, batch, hardware."""
-    config: Config
-    """Widths, loss weights, schedules."""
-
-    def card(self, domains: Sequence[str]) -> ModelCard:
-        """The card of the model to be."""
+    def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
+        """See ``ModelFamily.new_card``."""
         return ModelCard(
             family=NAME,
-            image_size=self.config.image_size,
+            image_size=config.image_size,
             domains=tuple(domains),
             styles=("latent", "reference"),
-            latent_dim=self.config.latent_dim,
-            alignment=self.run.alignment,
-            licence=self.run.licence,
-            data=self.run.about,
-            seed=self.run.seed,
+            latent_dim=config.latent_dim,
         )
 
-    def task(self, domains: Sequence[str], device: str) -> Task:
-        """Fresh networks, seeded by the run's seed."""
-        import torch
-
-        from facestyle.families.stargan_v2.objective import Task
-
-        fan = None
-        if self.config.w_hpf > 0:
-            fan = landmark_network(None)
-        torch.manual_seed(self.run.seed)
-        return Task(
-            self.config,
-            len(domains),
-            device=device,
-            bf16=self.run.precision == "bf16",
-            compile=self.run.compile,
-            fan=fan,
-        )
-
-    def data(self, root: Path) -> LabelledPictures:
-        """``root/<domain>/*``."""
-        from facestyle.training.data import labelled_folders
-
-        return labelled_folders(root)
-
-    def draw(self, pictures: LabelledPictures) -> Callable[[Any], Batch]:
-        """rng → batch."""
-        from functools import partial
-
+    def batch(
+        self, pictures: LabelledPictures, config: Config, size: int, rng: np.random.Generator
+    ) -> Batch:
+        """See ``ModelFamily.batch``."""
         from facestyle.families.stargan_v2.objective import draw_batch
 
-        return partial(draw_batch, pictures, self.config, self.run.batch_size)
+        return draw_batch(pictures, config, size, rng)
+
+    def task(self, config: Config, domains: int, *, device: str, bf16: bool, compile: bool) -> Task:
+        """See ``ModelFamily.task``. A high-pass needs the landmark network in the cache."""
+        from facestyle.families.stargan_v2.objective import Task
+
+        fan = landmark_network(None) if config.w_hpf > 0 else None
+        return Task(config, domains, device=device, bf16=bf16, compile=compile, fan=fan)
 
 
 def _sizes(checkpoint: Checkpoint) -> Sizes:
@@ -239,8 +202,10 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
         if "hpf.filter" in generator:
             centre = float(checkpoint.parts["generator"]["hpf.filter"][1, 1])
             sizes = replace(sizes, w_hpf=8 / centre)
-        if not {"style_encoder", "discriminator"} & set(shapes) and "hpf.filter" in generator:
-            sizes = replace(sizes, image_size=2 ** (blocks + 1))
+            if not {"style_encoder", "discriminator"} & set(shapes):
+                sizes = replace(sizes, image_size=2 ** (blocks + 1))
+        if min(value for name, value in vars(sizes).items() if name != "w_hpf") < 1:
+            raise ValueError("a width is 0")
     except (KeyError, IndexError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"{checkpoint.path.name}: its tensors tell no sizes of a StarGAN v2 ({error})"

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from facestyle.families.stargan_v2.networks import (
     high_pass_masks,
     landmark_heatmaps,
 )
-from facestyle.training.data import LabelledPictures
+
+if TYPE_CHECKING:
+    from facestyle.training.data import LabelledPictures
 
 Masks = tuple[Tensor, Tensor] | None
 Losses = dict[str, Tensor]
