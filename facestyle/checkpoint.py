@@ -38,7 +38,7 @@ NOT_WEIGHTS = {  # what is given in place of weights, by its first bytes
     "a Git LFS pointer": re.compile(rb"version https://git-lfs"),
     "a JPEG picture": re.compile(rb"\xff\xd8\xff"),
     "a PNG picture": re.compile(rb"\x89PNG"),
-    "an ONNX model": re.compile(rb"\x08.\x12"),
+    "an ONNX model": re.compile(rb"\x08.\x12", re.DOTALL),
 }
 PLAIN_GLOBALS = re.compile(  # all that a pickled state dict names
     r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"

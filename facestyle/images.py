@@ -22,9 +22,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import html
 import io
-import json
 import os
 import re
 import secrets
@@ -32,13 +30,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 
+from facestyle import marks
 from facestyle.errors import FacestyleError, InputError, UsageError
 
 MAX_MEGAPIXELS = 100  # 4 bytes a pixel in Pillow, 3 in numpy: some 700 MB while decoding
@@ -78,8 +76,6 @@ _KEPT_TAGS = {
 }
 _DROPPED_TAGS = {Base.MakerNote, Base.ExifImageWidth, Base.ExifImageHeight, IFD.Interop}
 
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-_RECIPE_NAMESPACE = "urn:facestyle:xmp:1.0/"
 _TIFF_XMP = 700
 
 # What people hand over instead of a picture: how it begins, what it is, the remedy.
@@ -153,18 +149,7 @@ def read_recipe(source: File) -> dict[str, Any] | None:
     with _opened(source, None) as image:
         packet = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")
     packet = packet if isinstance(packet, bytes) else str(packet).encode()
-    if _RECIPE_NAMESPACE.encode() not in packet or b"<!DOCTYPE" in packet:
-        return None  # XMP of another program; ours declares no entities that could be bombs
-    key = f"{{{_RECIPE_NAMESPACE}}}Recipe"
-    try:
-        for node in ElementTree.fromstring(packet).iter():
-            # Other programs may have turned the element into an attribute.
-            text = node.text if node.tag == key else node.get(key)
-            if text is not None:
-                return dict(json.loads(text))
-    except (ElementTree.ParseError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"the recipe in {source} is damaged: {error}") from error
-    return None
+    return marks.recipe_in(packet, str(source))
 
 
 @contextlib.contextmanager
@@ -248,7 +233,7 @@ def _decode(image: Image.Image) -> Picture:
         colour = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
         alpha = colour.getchannel("A")
         colour = colour.convert(colour.mode[:-1])
-    elif image.mode not in ("L", "CMYK"):
+    elif image.mode not in ("L", "CMYK", "RGB"):  # of one that is RGB it would be a copy
         colour = image.convert("RGB")
     colour, icc = _to_rgb(colour, icc, notes)
 
@@ -286,7 +271,7 @@ def _to_rgb(
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             space = profile.profile.xcolor_space.strip()
             if space == "RGB" and image.mode in ("L", "RGB"):
-                return image.convert("RGB"), icc
+                return image if image.mode == "RGB" else image.convert("RGB"), icc
             if (image.mode, space) in (("L", "GRAY"), ("CMYK", "CMYK")):
                 srgb = ImageCms.createProfile("sRGB")
                 converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
@@ -298,7 +283,7 @@ def _to_rgb(
             notes.append("unreadable colour profile dropped")
     if image.mode == "CMYK":
         notes.append("CMYK converted to sRGB without a profile")
-    return image.convert("RGB"), None
+    return image if image.mode == "RGB" else image.convert("RGB"), None
 
 
 def _upright(stored: Pixels, orientation: int) -> Pixels:
@@ -333,6 +318,15 @@ def _read_exif(image: Image.Image, notes: list[str]) -> tuple[bytes | None, int]
     return exif, orientation
 
 
+def output_extension(target: str | Path, format: str | None = None) -> str:
+    """One of SUPPORTED_EXTENSIONS: of ``format``, else of ``target``; others raise UsageError."""
+    extension = "." + (format or Path(target).suffix).lower().lstrip(".")
+    if extension not in _ENCODERS:
+        found = f"{format or target} names no picture format that can be written"
+        raise UsageError(found, "use one of " + " ".join(SUPPORTED_EXTENSIONS))
+    return extension
+
+
 def write_picture(
     destination: File,
     picture: Picture,
@@ -351,11 +345,8 @@ def write_picture(
     """
     path = Path(destination) if isinstance(destination, str | os.PathLike) else None
     target = path or "the output stream"
-    extension = "." + (format or (path.suffix if path else "")).lower().lstrip(".")
-    if extension not in _ENCODERS:
-        found = f"{format or target} names no picture format that can be written"
-        raise UsageError(found, "use one of " + " ".join(SUPPORTED_EXTENSIONS))
-    packet = _xmp_packet(recipe) if mark else None
+    extension = output_extension(target, format)
+    packet = marks.packet_of(recipe) if mark else None
     encoded, note = _encode(picture, *_ENCODERS[extension], packet, keep_metadata)
     try:
         if isinstance(destination, str | os.PathLike):
@@ -368,7 +359,7 @@ def write_picture(
         found, hint = f"cannot write {target}: {error.strerror}", "name another output"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             found, hint = f"disk full: {target} was not written", "free some space"
-        elif path and error.errno in (errno.ENOENT, errno.ENOTDIR):
+        elif path and not path.parent.is_dir():
             found, hint = f"cannot write {path}: no such folder", f"mkdir -p {path.parent}"
         raise FacestyleError(found, hint) from error
     return note
@@ -412,32 +403,6 @@ def _encode(
         found = f"cannot write {width}x{height} pixels as {encoder}: {error}"
         raise FacestyleError(found, "write a .png instead") from error
     return file.getvalue(), f"{encoder} cannot hold {', '.join(lost)}" if lost else None
-
-
-def _xmp_packet(recipe: Mapping[str, object] | None) -> bytes:
-    """The IPTC mark of a picture that a model changed in part, and how it was made."""
-    properties = {
-        "Iptc4xmpExt:DigitalSourceType": _SOURCE_TYPE,
-        "xmp:CreatorTool": f"facestyle {(recipe or {}).get('version', '')}".strip(),
-    }
-    if recipe is not None:
-        # Pure ASCII: XML has no place for control characters, and JSON can spell them.
-        properties["facestyle:Recipe"] = json.dumps(dict(recipe), sort_keys=True, allow_nan=False)
-    lines = "\n".join(
-        f"  <{key}>{html.escape(text, quote=False)}</{key}>" for key, text in properties.items()
-    )
-    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
-<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
- <rdf:Description rdf:about=""
-   xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-   xmlns:xmp="http://ns.adobe.com/xap/1.0/"
-   xmlns:facestyle="{_RECIPE_NAMESPACE}">
-{lines}
- </rdf:Description>
-</rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="r"?>""".encode()
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import AlignedFace, align, paste, whole
+from facestyle.faces.align import DETAIL, AlignedFace, align, paste, whole
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
 
@@ -24,7 +24,7 @@ def restyle(
     *,
     detector: Detector | None = None,
     min_score: float | None = None,
-    detail: float = 1.0,
+    detail: float = DETAIL,
 ) -> np.ndarray:
     """The picture with its face, or faces, in another style.
 
@@ -35,7 +35,7 @@ def restyle(
         detector: what finds faces; by default YuNet where its file is present, else the
             built-in one.
         min_score: the detector's score from which a candidate counts as a face.
-        detail: how much of the photo's own fine detail stays, 0 to 1.
+        detail: how much of the photo's own detail stays, 0 to 1, see ``align.paste``.
 
     Returns:
         uint8 RGB of the same size; pixels outside the faces' masks are bit-equal.
@@ -83,7 +83,7 @@ def paste_all(
     aligned: Sequence[AlignedFace],
     results_NHWC: np.ndarray,
     *,
-    detail: float = 1.0,
+    detail: float = DETAIL,
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
     for one, result_HWC in zip(aligned, results_NHWC, strict=True):

@@ -8,6 +8,7 @@ Style logic is written once, here, for every family and every runtime. A backend
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,8 +73,11 @@ class Translator:
     def domain_index(self, domain: str) -> int:
         """Raises UsageError for a domain that the model does not have."""
         if domain not in self.card.domains:
+            near = difflib.get_close_matches(domain, self.card.domains, n=1)
+            guess = f"did you mean '{near[0]}'? " if near else ""
             raise UsageError(
-                f"unknown domain '{domain}'", f"this model has {', '.join(self.card.domains)}"
+                f"unknown domain '{domain}'",
+                f"{guess}this model has {', '.join(self.card.domains)}",
             )
         return self.card.domains.index(domain)
 

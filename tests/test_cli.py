@@ -12,13 +12,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from facestyle.cli import app
+from facestyle.cli.report import Reporter, reporting
 from facestyle.images import read_picture, read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,9 +105,24 @@ def test_a_usage_error_exits_2_on_stderr_with_a_suggestion(
     arguments: list[str], suggestion: str
 ) -> None:
     result = facestyle(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert suggestion in result.stderr.lower()
+    assert_one_clear_error(result, 2, suggestion, "--help")
+    result = facestyle(*arguments, "--json")
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert suggestion in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"]])
+def test_no_arguments_at_all_give_the_help_as_a_usage_error(arguments: list[str]) -> None:
+    result = facestyle(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: ")
+    assert "Commands:" in result.stderr
+
+
+def test_shell_completion_is_there_and_asks_nothing() -> None:
+    done = process("--show-completion", "bash", stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
+    assert "complete" in done.stdout
 
 
 @pytest.mark.slow
@@ -221,9 +239,18 @@ def test_stdin_to_stdout(here: Path, tiny_model: Path) -> None:
     assert result.exit_code == 0, result.stderr
     with Image.open(io.BytesIO(result.stdout_bytes)) as image:
         assert (image.format, image.size) == ("WEBP", (512, 512))
+    assert "seed 0" in result.stderr
     assert files(here) == {"a.jpg"}
     result = facestyle("translate", "-", "-d", "male", "-m", tiny_model, stdin=b"")
     assert_one_clear_error(result, 2, "-o")
+
+
+def test_psi_0_is_the_domains_mean_whatever_the_seed(here: Path, tiny_model: Path) -> None:
+    crop = ("-d", "male", "-m", tiny_model, "--align", "none", "--psi", 0)
+    for seed in (1, 2):
+        facestyle("translate", "a.jpg", *crop, "--seed", seed, "-o", f"{seed}.png")
+    one, two = (read_picture(Path(f)).pixels_HWC for f in ("1.png", "2.png"))
+    assert np.array_equal(one, two)
 
 
 def test_reference_takes_a_style_and_finds_its_domain(here: Path, tiny_model: Path) -> None:
@@ -269,6 +296,100 @@ def test_a_folder_keeps_its_structure_below_o(here: Path, tiny_model: Path) -> N
     assert files(here / "out") == {"x.male.png", "sub/y.male.png"}
 
 
+@pytest.mark.parametrize("options", [[], ["--no-mark"], ["-n", 2]])
+def test_a_second_run_over_a_folder_does_not_restyle_the_results_of_the_first(
+    here: Path, tiny_model: Path, options: list[object]
+) -> None:
+    common = ("-m", tiny_model, "--crop-only", *options)
+    first = facestyle("translate", ".", "-d", "male", *common)
+    before = files(here)
+    second = facestyle("translate", ".", "-d", "male", *common)
+    assert (second.exit_code, second.stdout) == (0, first.stdout)
+    assert "left out" in second.stderr
+    assert files(here) == before
+
+
+def test_results_of_another_domain_and_in_the_output_folder_are_left_out_too(
+    here: Path, tiny_model: Path
+) -> None:
+    common = ("-m", tiny_model, "--crop-only")
+    facestyle("translate", ".", "-d", "male", *common)
+    assert facestyle("translate", ".", "-d", "female", *common).stdout == "a.female.png\n"
+    assert facestyle("translate", "*", "-d", "female", *common).stdout == "a.female.png\n"
+    for _ in range(2):
+        facestyle("translate", ".", "-d", "male", *common, "-r", "-o", "out/")
+    assert files(here) == {"a.jpg", "a.male.png", "a.female.png", "out/a.male.png"}
+    # What is no result of a picture beside it is a picture like any other, and so is what is named.
+    shutil.copy("a.jpg", "a.edited.jpg")
+    written = facestyle("translate", ".", "-d", "female", *common).stdout.split()
+    assert sorted(written) == ["a.edited.female.png", "a.female.png"]
+    named = facestyle("translate", "a.male.png", "-d", "male", "--align", "none", "-m", tiny_model)
+    assert named.stdout == "a.male.male.png\n"
+
+
+def test_pictures_of_one_stem_do_not_write_one_file(here: Path, tiny_model: Path) -> None:
+    Image.open("a.jpg").save("a.webp")
+    result = facestyle("translate", ".", "-d", "male", "-m", tiny_model, "--crop-only", "-o", "o/")
+    assert result.stdout.split() == ["o/a.jpg.male.png", "o/a.webp.male.png"]
+    Path("in").mkdir()
+    shutil.copy("a.jpg", "in/a.jpg")
+    result = facestyle("translate", "a.jpg", "in", "-d", "male", "-m", tiny_model, "-o", "p/")
+    assert_one_clear_error(result, 2, "both write p/a.jpg.male.png")
+
+
+def test_o_without_an_extension_is_a_folder_for_a_folder(here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", ".", "-d", "male", "-m", tiny_model, "--crop-only", "-o", "out")
+    assert result.stdout == "out/a.male.png\n"
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-o", "name")
+    assert_one_clear_error(result, 2, "name", ".png")
+
+
+@pytest.mark.parametrize("name", ["sp ace/ünï 女.JPG", "-dash.jpg", "[x]*.jpg", "e\x1b[31m\n.jpg"])
+def test_any_file_name_will_do_and_none_commands_the_terminal(
+    here: Path, tiny_model: Path, name: str
+) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    shutil.copy("a.jpg", name)
+    result = facestyle("translate", "-d", "male", "-m", tiny_model, "--crop-only", "--", name)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == name[:-4] + ".male.png\n"
+    assert Path(name[:-4] + ".male.png").is_file()
+    assert "\x1b" not in result.stderr
+
+
+def test_a_name_that_is_no_utf8_is_printed_as_its_own_bytes(here: Path, tiny_model: Path) -> None:
+    name = os.fsdecode(b"\xff.jpg")
+    shutil.copy("a.jpg", name)
+    command = ("translate", name, "-d", "male", "-m", tiny_model, "--crop-only")
+    assert facestyle(*command).stdout_bytes == b"\xff.male.png\n"
+    told = json.loads(facestyle(*command, "--overwrite", "--json").stdout)
+    assert told["output"] == os.fsdecode(b"\xff.male.png")
+
+
+def test_an_option_without_effect_is_said_to_have_none(here: Path, tiny_model: Path) -> None:
+    common = ("translate", "a.jpg", "-d", "male", "-m", tiny_model)
+    said = facestyle(*common, "--align", "none", "--face", 2, "--min-score", 0.5).stderr
+    assert "--face, --min-score: no effect" in said
+    said = facestyle(*common, "--crop-only", "--detail", 0.5, "--overwrite").stderr
+    assert "--detail: no effect" in said
+    assert "no effect" not in facestyle(*common, "--overwrite").stderr
+
+
+def test_detail_is_the_pipelines_own_unless_given(here: Path, tiny_model: Path) -> None:
+    from facestyle.faces.align import DETAIL
+
+    assert f"(default: {DETAIL})" in " ".join(facestyle("translate", "-h").stdout.split())
+    common = ("translate", "a.jpg", "-d", "male", "-m", tiny_model)
+    for name, options in (
+        ("1.png", []),
+        ("2.png", ["--detail", DETAIL]),
+        ("3.png", ["--detail", 0]),
+    ):
+        facestyle(*common, *options, "-o", name)
+    one, two, three = (Path(name).read_bytes() for name in ("1.png", "2.png", "3.png"))
+    assert one == two != three
+
+
 def test_json_lines_for_results_and_errors(here: Path, tiny_model: Path) -> None:
     Path("bad.jpg").write_bytes(b"<html>")
     result = facestyle("translate", "a.jpg", "bad.jpg", "-d", "male", "-m", tiny_model, "--json")
@@ -290,9 +411,15 @@ def test_dry_run_tells_all_and_writes_nothing(here: Path, tiny_model: Path) -> N
     assert result.exit_code == 0
     assert "a.jpg -> a.male.png" in result.stdout
     assert str(tiny_model) in result.stdout
+    assert "device c" in result.stdout  # cpu or cuda: what auto took
     assert files(here) == {"a.jpg"}
-    missing = facestyle("translate", "a.jpg", "-d", "cat", "-m", "stargan-v2-afhq", "--dry-run")
-    assert "would fetch https://" in missing.stdout
+    common = ("translate", "a.jpg", "b.jpg", "-d", "male", "--dry-run")
+    told = facestyle(*common, "-m", "stargan-v2-celeba-hq", "--detector", "yunet", "--json").stdout
+    run, _, absent = [json.loads(line) for line in told.splitlines()]
+    assert set(run["would_fetch"]) == {"stargan-v2-celeba-hq", "stargan-v2-wing", "yunet"}
+    assert all(url.startswith("https://") for url in run["would_fetch"].values())
+    assert "no such file" in absent["status"]
+    assert_one_clear_error(facestyle(*common, "-m", "femal-male"), 4, "did you mean 'female-male'")
 
 
 # --- bad input ------------------------------------------------------------------------------
@@ -414,6 +541,11 @@ def test_a_tiny_picture_has_no_face(here: Path, tiny_model: Path, size: tuple[in
         (["-d", "male", "--domains", "a,b,c"], 2, ["3 domain names"]),
         (["-d", "male", "--detector", "yunet"], 4, ["yunet", "offline"]),
         (["-d", "male", "-n", "2", "-o", "x.png"], 2, ["folder"]),
+        (["-d", "male", "--format", "webp", "-o", "x.png"], 2, ["disagree"]),
+        (["-d", "male", "--domains", "female,,male"], 2, ["without a name"]),
+        (["-d", "male", "--crop-only", "--face", "all"], 2, ["--face N"]),
+        (["-d", "male", "--min-score", "1.5"], 2, ["--min-score"]),
+        (["-d", "male", "--offline", "-m", "stargan-v2-afhq"], 4, ["https://", "stargan_v2_afhq"]),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_one_clear_line(
@@ -422,6 +554,61 @@ def test_a_wish_that_cannot_be_met_is_one_clear_line(
     result = facestyle("translate", "a.jpg", "-m", tiny_model, *arguments)
     assert_one_clear_error(result, code, *words)
     assert files(here) == {"a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--face", "biggest"], 2), (["--align", "mtcnn"], 2), (["--detector", "yunet"], 4)],
+)
+def test_what_is_wrong_for_every_picture_of_a_batch_is_said_once(
+    here: Path, tiny_model: Path, arguments: list[str], code: int
+) -> None:
+    shutil.copy("a.jpg", "b.jpg")
+    result = facestyle("translate", "a.jpg", "b.jpg", "-d", "male", "-m", tiny_model, *arguments)
+    assert_one_clear_error(result, code)
+    assert files(here) == {"a.jpg", "b.jpg"}
+
+
+def test_an_error_in_a_batch_names_its_picture(here: Path, tiny_model: Path) -> None:
+    shutil.copy("a.jpg", "b.jpg")
+    common = ("translate", "a.jpg", "b.jpg", "-d", "male", "-m", tiny_model)
+    result = facestyle(*common, "--face", "2")
+    assert result.exit_code == 7
+    assert "error: a.jpg: face 2 was asked for, found 1" in result.stderr
+    assert "error: b.jpg: face 2 was asked for, found 1" in result.stderr
+
+
+def test_offline_opens_no_socket(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket", refuse)
+    monkeypatch.setenv("FACESTYLE_OFFLINE", "0")
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", "stargan-v2-afhq", "--offline")
+    assert_one_clear_error(result, 4, "https://", "stargan_v2_afhq.ckpt")
+
+
+def test_json_and_a_picture_do_not_share_stdout(here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-o", "-", "--json")
+    assert result.exit_code == 2
+    assert "stdout" in json.loads(result.stdout)["error"]
+
+
+def test_an_output_that_is_no_regular_file_is_refused(here: Path, tiny_model: Path) -> None:
+    os.mkfifo("pipe.png")
+    result = facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "-o", "pipe.png")
+    assert_one_clear_error(result, 1, "not a regular file", "-o -")
+
+
+def test_the_input_behind_a_link_is_never_overwritten(here: Path, tiny_model: Path) -> None:
+    os.symlink("a.jpg", "link.jpg")
+    before = Path("a.jpg").read_bytes()
+    for source, target in (("a.jpg", "link.jpg"), ("link.jpg", "a.jpg")):
+        result = facestyle(
+            "translate", source, "-d", "male", "-m", tiny_model, "-o", target, "--overwrite"
+        )
+        assert_one_clear_error(result, 2, "never overwritten")
+    assert Path("a.jpg").read_bytes() == before
 
 
 def test_a_missing_cuda_device_is_an_error_never_a_silent_cpu(
@@ -496,6 +683,86 @@ def test_a_signal_ends_a_batch_within_5_s_and_leaves_no_partial_file(
         assert read_picture(path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_an_extension_turns_into_an_import_error_is_still_a_signal(
+    number: int,
+) -> None:
+    def load_torch() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException:
+            raise ImportError("initialization failed") from None  # as torch and cv2 do
+
+    with pytest.raises(typer.Exit) as caught, reporting():
+        load_torch()
+    assert caught.value.exit_code == 128 + number
+    with pytest.raises(ImportError), reporting():
+        raise ImportError("a real one")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_streams_that_take_nothing_are_no_bug() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "facestyle", "models", "path"]
+        done = subprocess.run([*command, "builtin"], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "No space left" in done.stderr
+        assert subprocess.run([*command, "nothing"], stderr=full).returncode == 4
+
+
+def test_a_closed_stdin_is_bad_input(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facestyle.cli.pictures.sys", SimpleNamespace(stdin=None, stdout=None))
+    result = facestyle("translate", "-", "-d", "male", "-m", tiny_model, "-o", "x.png")
+    assert_one_clear_error(result, 5, "stdin is closed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "bar"),
+    [
+        ({}, {}, True),
+        ({}, {"quiet": True}, False),
+        ({}, {"as_json": True}, False),
+        ({"CI": "1"}, {}, False),
+        ({"NO_COLOR": "1"}, {}, False),
+        ({"TERM": "dumb"}, {}, False),
+    ],
+)
+def test_a_bar_is_drawn_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], options: dict[str, bool], bar: bool
+) -> None:
+    for name in ("CI", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert not Reporter(**options).shows_progress  # pytest's stderr is no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert Reporter(**options).shows_progress is bar
+
+
+@pytest.mark.slow
+def test_on_a_terminal_the_bar_goes_to_stderr_and_the_paths_stay_on_stdout(
+    here: Path, tiny_model: Path
+) -> None:
+    shutil.copy("a.jpg", "b.jpg")
+    terminal, its_end = os.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")}
+    command = [sys.executable, "-m", "facestyle", "translate", "a.jpg", "b.jpg", "-d", "male"]
+    done = subprocess.run(
+        [*command, "-m", tiny_model], stdout=subprocess.PIPE, stderr=its_end,
+        env={**environment, "TERM": "xterm"}, timeout=120,
+    )  # fmt: skip
+    os.close(its_end)
+    shown = os.read(terminal, 1 << 20)
+    os.close(terminal)
+    assert done.stdout == b"a.male.png\nb.male.png\n"
+    assert b"restyling" in shown
+    assert b"fetching" not in shown  # nothing was fetched
+
+
 @pytest.mark.slow
 def test_as_a_process_no_escape_codes_reach_a_pipe(here: Path, tiny_model: Path) -> None:
     done = process("translate", "a.jpg", "-d", "male", "-m", tiny_model, cwd=here)
@@ -534,6 +801,25 @@ def test_models_verify_and_path_of_what_ships() -> None:
         assert Path(facestyle("models", "path", name).stdout.strip()).is_file()
 
 
+def test_models_info_of_a_detector_says_what_it_is() -> None:
+    info = json.loads(facestyle("models", "info", "builtin", "--json").stdout)
+    assert (info["name"], info["kind"]) == ("builtin", "detector")
+    assert info["licence"]
+
+
+def test_models_verify_tells_missing_and_damaged_in_one_json_line_each(tmp_path: Path) -> None:
+    result = facestyle("models", "verify", "yunet", "--json")
+    assert result.exit_code == 4
+    assert json.loads(result.stdout)["status"] == "missing"
+    cache = tmp_path / "facestyle-home" / "weights"
+    cache.mkdir(parents=True)
+    (cache / "face_detection_yunet_2023mar.onnx").write_bytes(b"other")
+    result = facestyle("models", "verify", "yunet", "--json")
+    assert result.exit_code == 6
+    assert json.loads(result.stdout)["status"] == "mismatch"
+    assert_one_clear_error(facestyle("models", "verify", "yunet"), 6, "expected", "models pull")
+
+
 def test_models_pull_offline_names_url_and_path() -> None:
     result = facestyle("models", "pull", "yunet")
     assert_one_clear_error(result, 4, "https://", "yunet")
@@ -546,3 +832,23 @@ def test_doctor_finds_no_trouble_here() -> None:
     assert facts["troubles"] == []
     assert facts["weights"] == {"female-male": "verified", "builtin": "verified"}
     assert {"torch", "numpy", "pillow"} <= set(facts["packages"])
+
+
+def test_doctor_names_two_opencv_wheels_in_one_json_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wheels = {"opencv-python", "opencv-python-headless"}
+    monkeypatch.setattr("facestyle.cli.doctor._installed", lambda: wheels)
+    result = facestyle("doctor", "--json")
+    assert result.exit_code == 1
+    (trouble,) = json.loads(result.stdout)["troubles"]
+    assert "opencv-python-headless" in trouble
+    assert "uninstall both" in trouble
+
+
+def test_doctor_names_only_the_providers_that_start() -> None:
+    import torch
+
+    providers = json.loads(facestyle("doctor", "--json").stdout.splitlines()[0])["providers"]
+    assert "CPUExecutionProvider" in providers
+    assert "CUDAExecutionProvider" not in providers or torch.cuda.is_available()

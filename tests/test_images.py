@@ -34,6 +34,7 @@ from facestyle.images import (
     to_model,
     write_picture,
 )
+from facestyle.marks import is_marked
 
 EXTENSIONS = {
     "JPEG": ".jpg",
@@ -604,6 +605,16 @@ def test_the_mark_is_well_formed_and_the_recipe_returns(tmp_path: Path, extensio
     tool = tree.find(".//{http://ns.adobe.com/xap/1.0/}CreatorTool")
     assert tool is not None
     assert tool.text == f"facestyle {RECIPE['version']}"
+
+
+@pytest.mark.parametrize("extension", [e for e in SUPPORTED_EXTENSIONS if e != ".bmp"])
+def test_a_marked_file_is_known_from_others(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"out{extension}"
+    write_picture(path, Picture(pixels_HWC=corners()), recipe=RECIPE)
+    assert is_marked(path)
+    write_picture(path, Picture(pixels_HWC=corners()), recipe=RECIPE, mark=False)
+    assert not is_marked(path)
+    assert not is_marked(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("extension", SUPPORTED_EXTENSIONS)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import platform
 from typing import Any
+
+import typer
 
 from facestyle import __version__
 from facestyle.cli import options
@@ -38,7 +42,7 @@ def doctor(as_json: options.Json = False, debug: options.Debug = False) -> None:
         lines += [f"trouble      {trouble}" for trouble in troubles] or ["no trouble found"]
         report.result(facts, "\n".join(lines))
         if troubles:
-            raise FacestyleError(f"{len(troubles)} trouble(s) found")
+            raise typer.Exit(FacestyleError.exit_code)
 
 
 def _versions() -> dict[str, str]:
@@ -67,7 +71,16 @@ def _onnxruntime() -> dict[str, Any]:
         import onnxruntime
     except ImportError as error:
         return {"onnxruntime_error": str(error)}
-    return {"providers": onnxruntime.get_available_providers()}
+    from facestyle import weights
+
+    onnxruntime.set_default_logger_severity(4)  # fatal alone: what does not start is no news here
+    model = weights.locate("builtin")
+    started = []
+    for provider in onnxruntime.get_available_providers() if model else ():
+        with contextlib.redirect_stdout(io.StringIO()):  # where it tells of its fallback
+            session = onnxruntime.InferenceSession(model, providers=[provider])
+        started += [provider] if provider in session.get_providers() else []
+    return {"providers": started}
 
 
 def _weights() -> dict[str, Any]:

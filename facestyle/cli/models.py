@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facestyle.cli import options
 from facestyle.cli.report import reporting
-from facestyle.errors import CheckpointError, UsageError, WeightsError
+from facestyle.errors import CheckpointError, FacestyleError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from facestyle.weights import Verification
 
 app = typer.Typer(
     help="List, inspect, fetch and verify weights.", no_args_is_help=True, rich_markup_mode=None
@@ -51,30 +55,37 @@ def info(
     """
     with reporting(as_json=as_json, debug=debug) as report:
         from facestyle import weights
-        from facestyle.checkpoint import load_checkpoint
-        from facestyle.translator import card_of
 
         path = weights.resolve(model)
-        checkpoint = load_checkpoint(path)
-        card = card_of(checkpoint, options.domain_names(domains))
-        parameters = {
-            part or "network": sum(tensor.numel() for tensor in state.values())
-            for part, state in checkpoint.parts.items()
-        }
-        values = {
-            "file": str(path),
-            "sha256": weights.sha256_of(path),
-            "parameters": parameters,
-            **{key: value for key, value in asdict(card).items() if value not in (None, "")},
-        }
-        lines = []
-        for key, value in values.items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{name} {number:,}" for name, number in value.items())
-            elif isinstance(value, tuple):
-                value = ", ".join(value)
-            lines.append(f"{key.replace('_', ' '):<11} {value}")
-        report.result(values, "\n".join(lines))
+        entry = weights.index().get(model) or weights.entry_for(path)
+        about: dict[str, Any] = {"file": str(path), "sha256": weights.sha256_of(path)}
+        if entry is not None and entry.kind != "model":
+            about |= {"name": entry.name, "kind": entry.kind, "licence": entry.licence,
+                      "about": entry.about}  # fmt: skip
+        else:
+            about |= _network_facts(path, options.domain_names(domains))
+        lines = [f"{key.replace('_', ' '):<11} {_text(value)}" for key, value in about.items()]
+        report.result(about, "\n".join(lines))
+
+
+def _network_facts(path: Path, domains: tuple[str, ...] | None) -> dict[str, Any]:
+    from facestyle.checkpoint import load_checkpoint
+    from facestyle.translator import card_of
+
+    checkpoint = load_checkpoint(path)
+    card = card_of(checkpoint, domains)
+    parameters = {
+        part or "network": sum(tensor.numel() for tensor in state.values())
+        for part, state in checkpoint.parts.items()
+    }
+    said = {key: value for key, value in asdict(card).items() if value not in (None, "")}
+    return {"parameters": parameters, **said}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number:,}" for name, number in value.items())
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 @app.command()
@@ -124,19 +135,28 @@ def verify(
             found = [weights.verify(entry) for entry in checked]
         else:
             found = [weights.verify(entries.get(model) or weights.resolve(model))]
+        code = 0
         for one in found:
-            report.result(
-                {"path": str(one.path), "status": one.status, "sha256": one.sha256},
-                f"{one.status}: {one.path} sha256 {one.sha256}",
-            )
-        bad = [one for one in found if one.status in ("missing", "mismatch")]
-        if bad:
-            expected = f", expected {bad[0].expected}" if bad[0].expected else ""
-            kind = WeightsError if bad[0].status == "missing" else CheckpointError
-            raise kind(
-                f"{bad[0].path} is {bad[0].status}: sha256 {bad[0].sha256}{expected}",
-                "facestyle models pull NAME fetches a file anew",
-            )
+            if one.status in ("missing", "mismatch"):
+                error = _not_itself(one)
+                report.error(error, path=str(one.path), status=one.status, sha256=one.sha256)
+                code = code or error.exit_code
+            else:
+                report.result(
+                    {"path": str(one.path), "status": one.status, "sha256": one.sha256},
+                    f"{one.status}: {one.path} sha256 {one.sha256}",
+                )
+        if code:
+            raise typer.Exit(code)
+
+
+def _not_itself(found: Verification) -> FacestyleError:
+    hint = "fetch it with: facestyle models pull NAME"
+    if found.status == "missing":
+        return WeightsError(f"{found.path} is missing", hint)
+    return CheckpointError(
+        f"{found.path} is damaged: sha256 {found.sha256}, expected {found.expected}", hint
+    )
 
 
 def _here(name: str) -> bool:

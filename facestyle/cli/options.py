@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from facestyle.errors import UsageError
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON line a result, errors too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was chosen and why.")]
@@ -25,5 +27,10 @@ Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 where
 
 
 def domain_names(text: str | None) -> tuple[str, ...] | None:
-    """``"cat,dog"`` → ("cat", "dog")."""
-    return None if text is None else tuple(name.strip() for name in text.split(","))
+    """``"cat,dog"`` → ("cat", "dog"). Raises UsageError for an empty name."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(f"a domain without a name in --domains '{text}'", "such as cat,dog,wild")
+    return names

@@ -7,11 +7,12 @@ wrong (names, paths, a single picture) comes before what is dear (torch, the mod
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -19,7 +20,7 @@ from facestyle import __version__
 from facestyle.cli import options
 from facestyle.cli.plan import STDIO, Job, Source, expand, plan
 from facestyle.cli.report import Reporter, reporting
-from facestyle.errors import FacestyleError, InputError, PartialBatchError, UsageError
+from facestyle.errors import FacestyleError, InputError, NoFaceError, PartialBatchError, UsageError
 
 if TYPE_CHECKING:
     from facestyle.faces import Detector
@@ -36,7 +37,8 @@ DetectorName = Annotated[
     str, typer.Option("--detector", help="auto, yunet, retinaface or builtin.")
 ]
 MinScore = Annotated[
-    float | None, typer.Option("--min-score", help="The detector's score that makes a face.")
+    float | None,
+    typer.Option("--min-score", min=0, max=1, help="The detector's score that makes a face."),
 ]
 Align = Annotated[
     str | None,
@@ -46,8 +48,10 @@ CropOnly = Annotated[
     bool, typer.Option("--crop-only", help="Write the model's own crop, not the photo.")
 ]
 Detail = Annotated[
-    float,
-    typer.Option("--detail", min=0, max=1, help="How much of the photo's fine detail stays."),
+    float | None,
+    typer.Option(
+        "--detail", min=0, max=1, help="How much of the photo's fine detail stays (default: 0.6)."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo results that exist.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all below.")]
@@ -58,7 +62,8 @@ NoMark = Annotated[
 ]
 KeepMetadata = Annotated[bool, typer.Option("--keep-metadata", help="Keep the GPS position too.")]
 Format = Annotated[
-    str, typer.Option("--format", help="Format where -o names none: png, jpg, webp, avif, tif.")
+    str | None,
+    typer.Option("--format", help="png (the default), jpg, webp, avif or tif, if -o names none."),
 ]
 
 DEFAULT_MODEL = "female-male"
@@ -71,20 +76,20 @@ class Wish:
     inputs: Sequence[str]
     output: str | None
     model: str
-    domains: tuple[str, ...] | None
+    domains: str | None
     face: str
     detector: str
     min_score: float | None
     align: str | None
     crop_only: bool
-    detail: float
+    detail: float | None
     overwrite: bool
     recursive: bool
     fail_fast: bool
     dry_run: bool
     mark: bool
     keep_metadata: bool
-    format: str
+    format: str | None
     device: str
     precision: str
     offline: bool
@@ -111,14 +116,14 @@ def translate(
     min_score: MinScore = None,
     align: Align = None,
     crop_only: CropOnly = False,
-    detail: Detail = 1.0,
+    detail: Detail = None,
     overwrite: Overwrite = False,
     recursive: Recursive = False,
     fail_fast: FailFast = False,
     dry_run: DryRun = False,
     no_mark: NoMark = False,
     keep_metadata: KeepMetadata = False,
-    format: Format = "png",
+    format: Format = None,
     domains: options.Domains = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
@@ -133,7 +138,7 @@ def translate(
     Example: facestyle translate photo.jpg --domain female
     """
     wish = Wish(
-        inputs=inputs, output=output, model=model, domains=options.domain_names(domains),
+        inputs=inputs, output=output, model=model, domains=domains,
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
         detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
@@ -162,14 +167,14 @@ def reference(
     min_score: MinScore = None,
     align: Align = None,
     crop_only: CropOnly = False,
-    detail: Detail = 1.0,
+    detail: Detail = None,
     overwrite: Overwrite = False,
     recursive: Recursive = False,
     fail_fast: FailFast = False,
     dry_run: DryRun = False,
     no_mark: NoMark = False,
     keep_metadata: KeepMetadata = False,
-    format: Format = "png",
+    format: Format = None,
     domains: options.Domains = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
@@ -184,7 +189,7 @@ def reference(
     Example: facestyle reference photo.jpg style.jpg
     """
     wish = Wish(
-        inputs=[source], output=output, model=model, domains=options.domain_names(domains),
+        inputs=[source], output=output, model=model, domains=domains,
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
         detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
@@ -196,13 +201,13 @@ def reference(
         from facestyle.pipeline import reference_style
 
         pixels_HWC = read_picture(style).pixels_HWC
-        with _naming(style):
+        with _naming(style, NoFaceError):
             return [
                 reference_style(
                     pixels_HWC,
                     translator,
                     domain,
-                    detector=None if _template(wish, translator) == "none" else detector(),
+                    detector=detector() if _template(wish, translator) != "none" else None,
                     min_score=min_score,
                     template=align,
                     origin=f"reference {style.name}",
@@ -220,17 +225,8 @@ def _restyle_all(
 ) -> None:
     """Plan, open the model once, restyle each picture, and account for what failed."""
     from facestyle import weights
-    from facestyle.images import READABLE_EXTENSIONS, SUPPORTED_EXTENSIONS
 
-    if wish.crop_only and wish.face == "all":
-        raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
-    extension = f".{wish.format.lstrip('.').lower()}"
-    if extension not in SUPPORTED_EXTENSIONS:
-        raise UsageError(
-            f"unknown format '{wish.format}'", f"known: {', '.join(SUPPORTED_EXTENSIONS)}"
-        )
-    sources = expand(wish.inputs, recursive=wish.recursive, extensions=READABLE_EXTENSIONS)
-    jobs = plan(sources, wish.output, suffixes, extension)
+    jobs = _jobs(wish, suffixes, report)
     if wish.dry_run:
         _tell_plan(wish, jobs, report)
         return
@@ -238,40 +234,87 @@ def _restyle_all(
     if not pending:
         return
     # A single picture is read first: if it is bad, that is said before torch is imported.
-    first = _read(pending[0].source) if len(sources) == 1 else None
+    alone = len({job.source.path for job in jobs}) == 1
+    first = _read(pending[0].source) if alone else None
 
     from facestyle.translator import open_translator
 
-    path = weights.resolve(wish.model, offline=wish.offline)
-    translator = open_translator(
-        path,
-        domains=wish.domains,
-        device=wish.device,
-        precision=wish.precision,
-        offline=wish.offline,
-    )
+    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
+        path = weights.resolve(wish.model, offline=wish.offline, progress=update)
+        translator = open_translator(
+            path,
+            domains=options.domain_names(wish.domains),
+            device=wish.device,
+            precision=wish.precision,
+            offline=wish.offline,
+            progress=update,
+        )
     detector = _lazy_detector(wish, report)
     styles = make_styles(translator, detector)
     report.detail(f"{path} by {translator.backend.about}")
+    _tell_without_effect(wish, translator, report)
+    if _template(wish, translator) != "none":
+        detector()  # once for all pictures, and so is what may be wrong with it
     session = _Session(wish, translator, detector, styles, weights.sha256_of(path), report)
 
     failed = 0
     by_source = [(source, list(group)) for source, group in groupby(pending, _source_of)]
     with report.progress("restyling", unit=" pictures") as update:
         for number, (source, group) in enumerate(by_source):
+            if len(by_source) > 1:
+                update(number, len(by_source))
             try:
-                session.restyle(first or _read(source), group)
+                with _naming(source.name):
+                    session.restyle(first or _read(source), group)
             except FacestyleError as error:
-                if len(sources) == 1 or wish.fail_fast:
+                if alone or wish.fail_fast:
                     raise
                 failed += 1
                 report.error(error, input=source.name)
-            update(number + 1, len(by_source))
     if failed:
         raise PartialBatchError(
-            f"{failed} of {len(by_source)} pictures failed, the others are written",
+            f"{failed} of {len(by_source)} pictures failed"
+            + (", the others are written" if failed < len(by_source) else ""),
             "mend or remove them and run again: what exists is skipped",
         )
+
+
+def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
+    """What is to be read and written; raises for all that the words alone show to be wrong."""
+    from facestyle.faces import check_choice
+    from facestyle.faces.align import template_points
+    from facestyle.faces.registry import detector_entry
+    from facestyle.images import READABLE_EXTENSIONS, output_extension
+    from facestyle.marks import is_marked
+
+    check_choice(wish.face)
+    detector_entry(wish.detector)
+    if wish.align not in (None, "none"):
+        template_points(wish.align)
+    extension = output_extension("", wish.format or "png")
+    if wish.crop_only and wish.face == "all":
+        raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
+    if wish.output == STDIO and report.as_json:
+        raise UsageError("--json and -o - both write to stdout", "give a file: -o FILE")
+
+    def is_result(path: Path) -> bool:
+        return path.stem.endswith(tuple(f".{suffix}" for suffix in suffixes)) or is_marked(path)
+
+    sources, results = expand(
+        wish.inputs,
+        wish.output,
+        recursive=wish.recursive,
+        extensions=READABLE_EXTENSIONS,
+        is_result=is_result,
+    )
+    if results:
+        report.note(f"left out {len(results)} earlier results, such as {results[0]}")
+    jobs = plan(sources, wish.output, suffixes, extension)
+    for job in jobs:
+        named = output_extension(job.target) if job.target else extension
+        if wish.format and named != extension:
+            raise UsageError(f"-o {wish.output} and --format {wish.format} disagree", "drop one")
+    return jobs
 
 
 class _Session:
@@ -286,7 +329,10 @@ class _Session:
         sha256: str,
         report: Reporter,
     ) -> None:
+        from facestyle.faces.align import DETAIL
+
         self.wish = wish
+        self.detail = DETAIL if wish.detail is None else wish.detail
         self.translator = translator
         self.detector = detector
         self.styles = styles
@@ -302,30 +348,29 @@ class _Session:
         if picture.note:
             self.report.note(f"{source.name}: {picture.note}")
         needs_detector = _template(wish, self.translator) != "none"
-        with _naming(source.name):
-            aligned = aligned_faces(
-                picture.pixels_HWC,
-                self.translator,
-                wish.face,
-                detector=self.detector() if needs_detector else None,
-                min_score=wish.min_score,
-                template=wish.align,
-            )
+        aligned = aligned_faces(
+            picture.pixels_HWC,
+            self.translator,
+            wish.face,
+            detector=self.detector() if needs_detector else None,
+            min_score=wish.min_score,
+            template=wish.align,
+        )
         for job in jobs:
             style = self.styles[job.variant]
             results_NHWC = translate_crops(aligned, self.translator, style)
             pixels_HWC = (
                 results_NHWC[0]
                 if wish.crop_only
-                else paste_all(picture.pixels_HWC, aligned, results_NHWC, detail=wish.detail)
+                else paste_all(picture.pixels_HWC, aligned, results_NHWC, detail=self.detail)
             )
-            target: Any = job.target or sys.stdout.buffer
+            target = job.target or _binary(sys.stdout, "stdout")
             if job.target is not None and wish.output is not None:
                 _make_folder(job.target.parent)
             lost = write_picture(
                 target,
                 picture.with_pixels(pixels_HWC),
-                format=None if job.target else wish.format,
+                format=None if job.target else wish.format or "png",
                 recipe=self.recipe(style),
                 mark=wish.mark,
                 keep_metadata=wish.keep_metadata,
@@ -345,14 +390,12 @@ class _Session:
             "style": style.origin,
             "align": _template(wish, self.translator),
             "face": wish.face,
-            "detail": wish.detail,
+            "detail": self.detail,
             "precision": wish.precision,
         }
 
     def tell(self, job: Job, style: Style, faces: int) -> None:
         """One result; nothing on stdout where the picture itself went there."""
-        if job.target is None:
-            return
         finder = (
             "ready crop"
             if _template(self.wish, self.translator) == "none"
@@ -367,7 +410,8 @@ class _Session:
             "faces": faces,
         }
         self.report.note(f"{job.source.name}: {style.domain}, {style.origin}, {finder}")
-        self.report.result(values, str(job.target))
+        if job.target is not None:
+            self.report.result(values, str(job.target))
 
 
 def _source_of(job: Job) -> Source:
@@ -379,13 +423,18 @@ def _template(wish: Wish, translator: Translator) -> str:
 
 
 def _read(source: Source) -> Picture:
-    import io
-
     from facestyle.images import read_picture
 
     if source.path is not None:
         return read_picture(source.path)
-    return read_picture(io.BytesIO(sys.stdin.buffer.read()), name="stdin")
+    return read_picture(_binary(sys.stdin, "stdin"), name="stdin")
+
+
+def _binary(stream: Any, name: str) -> BinaryIO:
+    if stream is None:
+        raise InputError(f"{name} is closed", "give a file in place of -")
+    binary: BinaryIO = stream.buffer
+    return binary
 
 
 def _lazy_detector(wish: Wish, report: Reporter) -> Callable[[], Detector]:
@@ -402,24 +451,43 @@ def _lazy_detector(wish: Wish, report: Reporter) -> Callable[[], Detector]:
     return open_once
 
 
-class _naming:
+@contextmanager
+def _naming(name: object, kind: type[FacestyleError] = FacestyleError) -> Iterator[None]:
     """Puts the picture's name before an error that does not know it."""
+    try:
+        yield
+    except kind as error:
+        if str(name) in error.message:
+            raise
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
 
-    def __init__(self, name: object) -> None:
-        self.name = name
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from facestyle.errors import NoFaceError
-
-        if isinstance(error, NoFaceError):
-            raise NoFaceError(f"{self.name}: {error.message}", error.hint) from None
+def _tell_without_effect(wish: Wish, translator: Translator, report: Reporter) -> None:
+    """No option is ignored in silence."""
+    options_of = {
+        "a ready crop (--align none)": {
+            "--face": wish.face != "largest",
+            "--detector": wish.detector != "auto",
+            "--min-score": wish.min_score is not None,
+        }
+        if _template(wish, translator) == "none"
+        else {},
+        "--crop-only": {"--detail": wish.detail is not None} if wish.crop_only else {},
+    }
+    for what, given in options_of.items():
+        if idle := [option for option, is_given in given.items() if is_given]:
+            report.note(f"{', '.join(idle)}: no effect on {what}")
 
 
 def _done_before(job: Job, wish: Wish, report: Reporter) -> bool:
-    if job.target is None or wish.overwrite or not job.target.exists():
+    if job.target is None or not job.target.exists():
+        return False
+    if not job.target.is_file():
+        raise FacestyleError(
+            f"{job.target} exists and is not a regular file",
+            "name another output, or -o - for stdout",
+        )
+    if wish.overwrite:
         return False
     values = {"input": job.source.name, "output": str(job.target), "status": "skipped"}
     report.note(f"{job.target} exists, skipped (--overwrite redoes it)")
@@ -437,18 +505,39 @@ def _make_folder(folder: Path) -> None:
 def _tell_plan(wish: Wish, jobs: Sequence[Job], report: Reporter) -> None:
     """What a run would read, write, load and fetch."""
     from facestyle import weights
+    from facestyle.backend_torch import best_device
+    from facestyle.faces.registry import detector_entry
 
-    place = weights.locate(wish.model)
-    entry = weights.index().get(wish.model)
-    found = str(place) if place else f"missing; would fetch {entry.url}" if entry else "missing"
+    entries = weights.index()
+    if wish.model in entries:
+        model = [wish.model, *entries[wish.model].needs]
+    else:
+        model = [str(weights.resolve(wish.model, offline=True))]  # or says that there is none
+    detector = [] if wish.align == "none" else [detector_entry(wish.detector)]
+    device = best_device(wish.device)
+    files = {name: weights.locate(name) for name in model + detector}
+    fetched = {name: entries[name].url for name, place in files.items() if place is None}
     report.result(
-        {"model": wish.model, "weights": found, "device": wish.device, "detector": wish.detector},
-        f"model {wish.model}: {found}\ndevice {wish.device}, detector {wish.detector}",
+        {
+            "model": wish.model,
+            "device": device,
+            "detector": detector[0] if detector else None,
+            "weights": {name: str(place) for name, place in files.items() if place},
+            "would_fetch": fetched,
+        },
+        "\n".join(
+            [f"device {device}"]
+            + [f"{name}: {place}" for name, place in files.items() if place]
+            + [f"{name}: missing, would fetch {url}" for name, url in fetched.items()]
+        ),
     )
     for job in jobs:
         target = STDIO if job.target is None else str(job.target)
-        exists = job.target is not None and job.target.exists()
-        status = "exists, would be skipped" if exists and not wish.overwrite else "would be written"
+        status = "would be written"
+        if job.source.path is not None and not job.source.path.exists():
+            status = "fails, no such file"
+        elif job.target is not None and job.target.exists():
+            status = "would be redone" if wish.overwrite else "exists, would be skipped"
         report.result(
             {"input": job.source.name, "output": target, "status": status},
             f"{job.source.name} -> {target} ({status})",

@@ -6,6 +6,7 @@ Colour and progress bars appear on a terminal's stderr alone.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -29,7 +30,14 @@ class Terminated(BaseException):
 class Reporter:
     """Says results, notes and errors in the form that was asked for."""
 
-    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        debug: bool = False,
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
@@ -38,14 +46,14 @@ class Reporter:
     def result(self, values: Mapping[str, Any], text: str) -> None:
         """One result: ``values`` as a JSON line, or ``text``; data, so stdout."""
         if self.as_json:
-            print(json.dumps(values, ensure_ascii=False), flush=True)
+            _print_data(json.dumps(values))
         elif not self.quiet:
-            print(text, flush=True)
+            _print_data(text)
 
     def note(self, text: str) -> None:
         """Something worth knowing."""
         if not (self.quiet or self.as_json):
-            print(text, file=sys.stderr, flush=True)
+            _say(text)
 
     def detail(self, text: str) -> None:
         """Something that only ``-v`` shows."""
@@ -58,21 +66,23 @@ class Reporter:
             traceback.print_exception(error)
         if self.as_json:
             values = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-            print(json.dumps({**about, **values}, ensure_ascii=False), flush=True)
+            _print_data(json.dumps({**about, **values}))
             return
-        print(f"error: {_one_line(error.message)}", file=sys.stderr)
+        _say(f"error: {_one_line(error.message)}")
         if error.hint:
-            print(f"  {_one_line(error.hint)}", file=sys.stderr, flush=True)
+            _say(f"  {_one_line(error.hint)}")
 
     @property
     def shows_progress(self) -> bool:
         """Whether a bar may be drawn."""
         plain = "CI" in os.environ or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-        return not (self.quiet or self.as_json or plain) and sys.stderr.isatty()
+        if self.quiet or self.as_json or plain or sys.stderr is None:
+            return False
+        return sys.stderr.isatty()
 
     @contextmanager
     def progress(self, title: str, *, unit: str = "") -> Iterator[Any]:
-        """``update(done, total)``, drawn where a bar may be and silent elsewhere."""
+        """``update(done, total)``, drawn from its first call on where a bar may be."""
         if not self.shows_progress:
             yield lambda done, total: None
             return
@@ -85,9 +95,23 @@ class Reporter:
             TextColumn("{task.completed:.0f}/{task.total:.0f}" + unit),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=1)
-            yield lambda done, total: bar.update(task, completed=done, total=total or done + 1)
+        # By default rich takes over stdout as well: data would leave its pipe for the terminal.
+        bar = Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+        )
+        task = bar.add_task(title)
+
+        def update(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total or done + 1)
+            bar.start()
+
+        try:
+            yield update
+        finally:
+            bar.stop()
 
 
 @contextmanager
@@ -99,28 +123,62 @@ def reporting(
     A bug is no expected error: it keeps its traceback.
     """
     report = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as its own bytes
+    arrived: list[int] = []
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        arrived.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup and a shell's background jobs have it
+            signal.signal(number, stop)
     try:
         yield report
     except FacestyleError as error:
         report.error(error)
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        report.note("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-    except Terminated:
-        report.note("terminated")
-        raise typer.Exit(TERMINATED) from None
+    except (KeyboardInterrupt, Terminated, ImportError):
+        if not arrived:
+            raise
+        # A signal while numpy or torch are being loaded comes out of them as an ImportError.
+        interrupted = arrived[0] == signal.SIGINT
+        report.note("interrupted" if interrupted else "terminated")
+        raise typer.Exit(INTERRUPTED if interrupted else TERMINATED) from None
     except BrokenPipeError:
-        # The reader of our stdout went away (`| head`): nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)  # its reader went away (`| head`): nothing is left to say to it
         raise typer.Exit(1) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(number: int, frame: Any) -> NoReturn:
-    raise Terminated
+def _print_data(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop(sys.stdout)
+        raise FacestyleError(f"cannot write to stdout: {error.strerror}") from None
+
+
+def _say(text: str) -> None:
+    """On stderr, if it is there: no word is worth a lost picture."""
+    if sys.stderr is not None:
+        # File names may hold anything, a terminal's own codes as well.
+        text = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Else Python would fail once more at its end, on what is still in the buffer."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _one_line(text: str) -> str:

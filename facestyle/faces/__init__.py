@@ -74,20 +74,27 @@ def find_faces(
     return sorted(faces, key=lambda face: face.area, reverse=True)
 
 
+def check_choice(which: str) -> None:
+    """Raises UsageError unless ``which`` is ``largest``, ``all``, or a number from 1."""
+    if which not in ("largest", "all") and not (which.isdecimal() and int(which) > 0):
+        raise UsageError(
+            f"unknown face choice '{which}'", "use largest, all, or a number from 1 (largest first)"
+        )
+
+
 def choose_faces(faces: Sequence[Face], which: str) -> list[Face]:
     """``faces`` (largest first) narrowed to ``largest``, ``all``, or the N-th largest, from 1.
 
     Raises:
         UsageError: ``which`` is none of these, or there are fewer than N faces.
     """
+    check_choice(which)
     if which == "all":
         return list(faces)
-    if which == "largest":
-        return list(faces[:1])
-    if not which.isdecimal() or int(which) < 1:
+    number = 1 if which == "largest" else int(which)
+    if number > len(faces):
         raise UsageError(
-            f"unknown face choice '{which}'", "use largest, all, or a number from 1 (largest first)"
+            f"face {number} was asked for, found {len(faces)}",
+            "faces are numbered from 1, the largest first; --face all takes every one",
         )
-    if int(which) > len(faces):
-        raise UsageError(f"face {which} was asked for, found {len(faces)}", "numbers start at 1")
-    return [faces[int(which) - 1]]
+    return [faces[number - 1]]

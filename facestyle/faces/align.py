@@ -49,6 +49,7 @@ MASK_SIDE = 256  # px; finer than any feather needs
 MASK_CENTRE = (0.50, 0.53)  # of the face within a crop: eyes lie at 0.44 to 0.52, the chin at 0.9
 MASK_RADII = (0.46, 0.47)  # the mask is 0 from this ellipse on (shares of the side) ...
 MASK_CORE = 0.60  # ... and 1 within this share of it; between, background fades into the photo
+DETAIL = 0.6  # where style and person balance on portraits, by recipes/score.py
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -159,7 +160,7 @@ def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int
 
 
 def paste(
-    picture_HWC: Pixels, aligned: AlignedFace, result_HWC: Pixels, *, detail: float = 1.0
+    picture_HWC: Pixels, aligned: AlignedFace, result_HWC: Pixels, *, detail: float = DETAIL
 ) -> Pixels:
     """The picture with the face's restyled crop put back; pixels outside the mask are untouched.
 
@@ -172,7 +173,9 @@ def paste(
 
     Args:
         result_HWC: (side, side, 3), the restyled ``aligned.crop_HWC``.
-        detail: 1 keeps the photo's fine detail, 0 takes the enlarged crop alone.
+        detail: 0 takes the enlarged crop alone; 0.5 lays all of the model's change over all of
+            the photo's fine detail; 1 lets through only the change that follows the photo's own
+            edges, which keeps most of the person and least of the style.
     """
     height, width = picture_HWC.shape[:2]
     output = picture_HWC.copy()
@@ -196,14 +199,15 @@ def paste(
     if detail > 0:
         gain, offset = _guided_coefficients(_luminance(crop), result - crop, side)
         # What the guide cannot explain at the crop's own size is enlarged as it is: brought back
-        # to the crop's size, the change is the model's own again.
+        # to the crop's size, the change is then the model's own again.
         rest = result - crop - (gain * _luminance(crop)[..., None] + offset)
-        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset + rest)
+        offset = offset + min(1.0, 2 - 2 * detail) * rest
+        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset)
         kept = source + change
         # Where the model changes much, the photo's detail (a beard's stubble, a brow) is no
         # longer that of the result: let it fade.
         strength = np.abs(change).mean(axis=2, keepdims=True) / FINE_KEEP
-        share = detail / (1 + strength**2)
+        share = min(1.0, 2 * detail) / (1 + strength**2)
         plain = plain + share * (kept - plain)
     blended = source + mask * (np.clip(plain, 0, 1) - source)
     changed = mask[..., 0] > 0

@@ -15,6 +15,21 @@ YUNET_ENTRIES = ("yunet-2026may", "yunet")  # either file will do, the newer one
 RETINAFACE_ENTRIES = ("retinaface-resnet50", "retinaface-mobile0.25")
 
 
+def detector_entry(name: str = "auto") -> str:
+    """Which entry of the index a detector of this name is read from.
+
+    Raises:
+        UsageError: no detector of that name.
+    """
+    if name not in DETECTORS:
+        raise UsageError(f"unknown detector '{name}'", f"known: {', '.join(DETECTORS)}")
+    if name == "retinaface":
+        return _present(RETINAFACE_ENTRIES) or "retinaface-mobile0.25"
+    if name == "yunet":
+        return _present(YUNET_ENTRIES) or "yunet"
+    return (_present(YUNET_ENTRIES) if name == "auto" else None) or "builtin"
+
+
 def open_detector(
     name: str = "auto", *, offline: bool = False, progress: weights.Progress | None = None
 ) -> Detector:
@@ -25,23 +40,19 @@ def open_detector(
         WeightsError: its file is not here and could not be fetched.
         CheckpointError: its file is damaged.
     """
-    if name not in DETECTORS:
-        raise UsageError(f"unknown detector '{name}'", f"known: {', '.join(DETECTORS)}")
-    if name == "auto":
-        name = "yunet" if _present(YUNET_ENTRIES) else "builtin"
-    if name == "yunet":
+    entry = detector_entry(name)
+    path = weights.resolve(entry, offline=offline, progress=progress)
+    if entry in YUNET_ENTRIES:
         from facestyle.faces.yunet import YuNetDetector
 
-        entry = _present(YUNET_ENTRIES) or "yunet"
-        return YuNetDetector(weights.resolve(entry, offline=offline, progress=progress))
-    if name == "retinaface":
+        return YuNetDetector(path)
+    if entry in RETINAFACE_ENTRIES:
         from facestyle.faces.retinaface import RetinaFaceDetector
 
-        entry = _present(RETINAFACE_ENTRIES) or "retinaface-mobile0.25"
-        return RetinaFaceDetector(weights.resolve(entry, offline=offline, progress=progress))
+        return RetinaFaceDetector(path)
     from facestyle.faces.builtin import BuiltinDetector
 
-    return BuiltinDetector(weights.resolve("builtin"))
+    return BuiltinDetector(path)
 
 
 def _present(names: tuple[str, ...]) -> str | None:
