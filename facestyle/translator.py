@@ -115,7 +115,8 @@ class Translator:
         """The domain whose own reading of an aligned face (1, 3, H, W) restores it best.
 
         A face restyled to its own style comes back nearly unchanged (the cycle loss asks for
-        it); under another domain's style encoder branch it does not.
+        it); under another domain's style encoder branch it does not. A guess: the model that
+        ships is right for about four of five faces that it has not seen.
 
         Raises:
             UsageError: the model takes no references.

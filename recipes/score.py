@@ -18,8 +18,8 @@ which lie outside the inner face that is compared. Read the numbers together: a 
 nothing has identity 1 and seam 1, and fails at domain. The embedding also tells women from men,
 so both at once have a price: ``strangers`` is the identity of two people, ``softened`` that of
 a photo and its copy at a 64 px model's resolution. ``--detail`` moves along that price: 0 shows
-what the network does, 1 what users get. The portraits (``<domain>_*``) are few: a share of 36
-results from 12 photos is good to some 10 points.
+what the network does, the default what users get. The portraits (``<domain>_*``) are few: a
+share of 36 results from 12 photos is good to some 10 points.
 
 On one machine the same arguments give the same scores. Training the classifier takes some
 5 minutes on a CPU core and is not repeated while ``classifier.pt`` is there.
@@ -51,7 +51,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import facestyle
 from facestyle.faces import Detector, Face, find_faces
-from facestyle.faces.align import paste_mask, similarity
+from facestyle.faces.align import DETAIL, paste_mask, similarity
 from facestyle.faces.yunet import YuNetDetector
 from facestyle.images import read_picture
 from facestyle.pipeline import aligned_faces
@@ -489,11 +489,18 @@ def main() -> None:
     add("--seeds", type=int, default=3, help="latent styles a photo and domain")
     add("--references", type=int, default=3, help="references a photo and domain")
     add("--psi", type=float, default=1.0, help="truncation of latent styles")
-    add("--detail", type=float, default=1.0, help="of the photo that stays, see facestyle.restyle")
+    add(
+        "--detail",
+        type=float,
+        default=DETAIL,
+        help="of the photo that stays, see facestyle.restyle",
+    )
     add("--seed", type=int, default=0, help="of the classifier's training")
     add("--threads", type=int, default=1)
     add("--thumbnail", type=int, default=160, help="px")
     arguments = parser.parse_args()
+    if arguments.references < 2:
+        parser.error("--references 2 or more: following compares a photo's references")
     work, side = arguments.work, arguments.thumbnail
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
