@@ -14,7 +14,7 @@ from typing import Any
 from facestyle.errors import CheckpointError
 
 METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
-STYLES = frozenset({"fixed", "latent", "reference"})
+STYLES = frozenset({"fixed", "latent", "reference", "attributes", "dropout"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,16 @@ class ModelCard:
     domains: tuple[str, ...]
     """Domain names in the order of the networks' domain index."""
     styles: tuple[str, ...]
-    """How a style can be had: ``latent``, ``reference``, ``fixed``."""
+    """How a style can be had: ``latent`` (drawn from a seed), ``reference`` (read off a picture),
+    ``fixed`` (one a domain), ``attributes`` (changes of the picture's own attributes),
+    ``dropout`` (noise from a seed, at the published program's own statistics)."""
     latent_dim: int | None = None
     """Width of the latent code, where there is one."""
+    attribute_sets: tuple[str, ...] = ()
+    """Attribute models: the comma-joined domains of each data set that gave labels. Of more than
+    one, the label vector ends in a mask that says whose labels hold."""
+    exclusive: tuple[str, ...] = ()
+    """Attribute models: comma-joined domains of which one holds at a time, such as hair colours."""
     alignment: str = "none"
     """Name of the template (``faces.align.TEMPLATES``), or ``none`` for whole pictures."""
     name: str = ""
@@ -52,7 +59,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys, so that equal cards give equal bytes."""
-        filled = {k: v for k, v in asdict(self).items() if v not in (None, "")}
+        filled = {k: v for k, v in asdict(self).items() if v not in (None, "", ())}
         return json.dumps(filled, sort_keys=True, ensure_ascii=False)
 
     def at_step(self, steps: int) -> ModelCard:
@@ -106,6 +113,9 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError(f"the model card's styles are not among {', '.join(sorted(STYLES))}")
     if "latent" in card.styles and not card.latent_dim:
         raise CheckpointError("the model card has latent styles and no latent_dim")
+    for group in (*card.attribute_sets, *card.exclusive):
+        if strangers := set(group.split(",")) - set(card.domains):
+            raise CheckpointError(f"the model card groups '{min(strangers)}', which is no domain")
     return card
 
 

@@ -28,14 +28,32 @@ MEAN_STYLE_SAMPLES = 10_000  # latent codes behind the mean style (published dem
 MEAN_STYLE_SEED = 0  # the mean must not change with the style's own seed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What is to change of a face's attributes (attribute models, such as StarGAN)."""
+
+    on: tuple[str, ...] = ()
+    """Attributes that the result shall have; of an exclusive group the others go off."""
+    off: tuple[str, ...] = ()
+    """Attributes that it shall not have."""
+    flip: tuple[str, ...] = ()
+    """Attributes to reverse."""
+    source: tuple[str, ...] | None = None
+    """The attributes that the picture has; None to let the model's classifier say it."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Style:
     """Where a face is to go: a domain, and there one point."""
 
     domain: str
-    """The target domain."""
-    code_NS: np.ndarray | None
+    """The target domain; of an edit, the first attribute named."""
+    code_NS: np.ndarray | None = None
     """float32 (1, S) style code; None where the model has one fixed style a domain."""
+    edit: Edit | None = None
+    """Changes of the face's own attributes, for attribute models."""
+    noise_seed: int | None = None
+    """Seed of the dropout noise, where the style is that."""
     origin: str
     """For people and recipes: ``seed 7, psi 0.7`` or ``reference ref.jpg``."""
 
@@ -43,8 +61,10 @@ class Style:
 class Backend(Protocol):
     """Named networks with numpy in and out.
 
-    Roles: ``generator`` (image, code) → image; ``mapping`` (latent, domain) → code;
-    ``encoder`` (image, domain) → code.
+    Roles: ``generator`` (image, code) → image, or one ``generator.<domain>`` (image) → image
+    for each target domain; ``mapping`` (latent, domain) → code; ``encoder`` (image, domain) →
+    code, without a mapping (image) → code; ``classifier`` (image) → attribute logits;
+    ``attention.<domain>`` (image) → heatmap; ``sampler.<domain>`` (image, seed) → image.
     """
 
     @property
@@ -81,6 +101,37 @@ class Translator:
             )
         return self.card.domains.index(domain)
 
+    def style(
+        self, domain: str | None = None, *, seed: int | None = None, psi: float | None = None
+    ) -> Style:
+        """A style of a domain in this model's own way: drawn, fixed, or an attribute set.
+
+        Args:
+            domain: may be left out where the model has only one.
+            seed: of the latent code or the dropout noise; None takes the first latent code,
+                and no dropout.
+            psi: truncation of a latent code, see ``sample_style``.
+
+        Raises:
+            UsageError: unknown domain, or a seed or psi that this model has no use for.
+        """
+        if domain is None:
+            if len(self.card.domains) > 1:
+                raise UsageError("no domain was given", f"one of: {', '.join(self.card.domains)}")
+            domain = self.card.domains[0]
+        if "latent" in self.card.styles:
+            return self.sample_style(domain, seed or 0, 1.0 if psi is None else psi)
+        self.domain_index(domain)
+        if psi is not None:
+            raise self._cannot("truncate styles: --psi has no effect")
+        if seed is not None and "dropout" in self.card.styles:
+            return Style(domain=domain, noise_seed=seed, origin=f"dropout, seed {seed}")
+        if seed is not None:
+            raise self._cannot("draw styles: a seed has no effect")
+        if "attributes" in self.card.styles:
+            return self.edited(Edit(on=(domain,)))
+        return Style(domain=domain, origin="fixed")
+
     def sample_style(self, domain: str, seed: int = 0, psi: float = 1.0) -> Style:
         """A random style of a domain, the same for the same seed.
 
@@ -90,11 +141,10 @@ class Translator:
         Raises:
             UsageError: unknown domain, or the model draws no styles.
         """
-        index = self.domain_index(domain)
+        self.domain_index(domain)
         self._needs("latent", "sample a style from a seed")
         rng = np.random.default_rng(seed)
-        z_NL = rng.standard_normal((1, self._latent_dim), np.float32)
-        code_NS = self.backend.run("mapping", z_NL, np.array([index]))
+        code_NS = self._codes(rng.standard_normal((1, self._latent_dim), np.float32), domain)
         if psi != 1:
             mean_NS = self._mean_code(domain)
             code_NS = mean_NS + np.float32(psi) * (code_NS - mean_NS)
@@ -108,8 +158,39 @@ class Translator:
         """
         index = self.domain_index(domain)
         self._needs("reference", "take the style of a reference picture")
-        code_NS = self.backend.run("encoder", reference_NCHW, np.array([index]))
+        # Where the latent code is the style code, its encoder knows no domains.
+        of_domain = (np.array([index]),) if "mapping" in self.backend.roles else ()
+        code_NS = self.backend.run("encoder", reference_NCHW, *of_domain)
         return Style(domain=domain, code_NS=code_NS, origin=origin)
+
+    def edited(self, edit: Edit) -> Style:
+        """The style that makes these changes to a face's attributes.
+
+        Raises:
+            UsageError: an unknown attribute, one wanted in two ways, two of one exclusive group,
+                nothing to change, or the model knows no attributes, or cannot see a face's own.
+        """
+        self._needs("attributes", "change attributes")
+        wanted = [*edit.on, *edit.off, *edit.flip]
+        for name in (*wanted, *(edit.source or ())):
+            self.domain_index(name)
+        if not wanted:
+            raise UsageError("no attribute to change", f"it knows {', '.join(self.card.domains)}")
+        if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
+            raise UsageError(f"'{twice[0]}' is wanted in two ways", "name it once")
+        for group in self._groups():
+            if len(both := [name for name in edit.on if name in group]) > 1:
+                raise UsageError(
+                    f"{' and '.join(both)} exclude each other", f"set one of {', '.join(group)}"
+                )
+        # A set of attributes that all exclude each other needs no look at the face.
+        if edit.source is None and "classifier" not in self.backend.roles and not self._whole(edit):
+            raise UsageError(
+                f"{self._name} cannot see which attributes a face has (no discriminator file)",
+                "say them with --source, or put the -D file beside the -G file",
+            )
+        words = [*edit.on, *(f"no {name}" for name in edit.off), *(f"flip {n}" for n in edit.flip)]
+        return Style(domain=wanted[0], edit=edit, origin=", ".join(words))
 
     def likely_domain(self, face_NCHW: np.ndarray) -> str:
         """The domain whose own reading of an aligned face (1, 3, H, W) restores it best.
@@ -131,9 +212,93 @@ class Translator:
     def translate(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
         """Restyle aligned faces (N, 3, H, W) in [-1, 1]; the result is clipped to [-1, 1]."""
         self.domain_index(style.domain)
-        assert style.code_NS is not None, "this translator's generator takes a style code"
-        codes_NS = np.repeat(style.code_NS, len(faces_NCHW), axis=0)
-        return np.clip(self.backend.run("generator", faces_NCHW, codes_NS), -1, 1)
+        if style.edit is not None:
+            arrays: tuple[np.ndarray, ...] = (self.labels(faces_NCHW, style.edit),)
+        elif style.code_NS is not None:
+            arrays = (np.repeat(style.code_NS, len(faces_NCHW), axis=0),)
+        else:
+            arrays = ()
+        role = f"generator.{style.domain}"
+        if style.noise_seed is not None:
+            role, arrays = f"sampler.{style.domain}", (np.array([style.noise_seed]),)
+        elif role not in self.backend.roles:
+            role = "generator"
+        return np.clip(self.backend.run(role, faces_NCHW, *arrays), -1, 1)
+
+    def attention(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
+        """What the generator looks at: heatmaps (N, 1, h, w), larger where it looks more.
+
+        Raises:
+            UsageError: the model has no attention.
+        """
+        role = f"attention.{style.domain}"
+        if role not in self.backend.roles:
+            raise self._cannot("show attention: its networks have none")
+        return self.backend.run(role, faces_NCHW)
+
+    def labels(self, faces_NCHW: np.ndarray, edit: Edit) -> np.ndarray:
+        """The label vectors (N, A) that ask the generator for faces with these changes.
+
+        Of several data sets' attributes only the set with the edit counts: the mask says so.
+        """
+        names = self.card.domains
+        sets = [group.split(",") for group in self.card.attribute_sets] or [list(names)]
+        wanted = {*edit.on, *edit.off, *edit.flip}
+        chosen = [wanted <= set(members) for members in sets]
+        if not any(chosen):
+            raise UsageError(
+                f"{', '.join(sorted(wanted))} come from different data sets",
+                "change the attributes of one set at a time",
+            )
+        active = set(sets[chosen.index(True)])
+        has = {name: np.zeros(len(faces_NCHW), bool) for name in names}
+        if edit.source is not None:
+            has |= {name: np.full(len(faces_NCHW), name in edit.source) for name in names}
+        elif not self._whole(edit):
+            has |= self._seen(faces_NCHW)
+        for name in (*edit.on, *edit.off, *edit.flip):
+            value = ~has[name] if name in edit.flip else np.full(len(faces_NCHW), name in edit.on)
+            for group in self._groups():
+                if name in group:
+                    for other in group:
+                        has[other] = has[other] & ~value
+            has[name] = value
+        labels_NA = np.stack([has[name] & (name in active) for name in names], axis=1)
+        if len(sets) > 1:
+            mask_NM = np.repeat([chosen], len(faces_NCHW), axis=0)
+            labels_NA = np.concatenate([labels_NA, mask_NM], axis=1)
+        return labels_NA.astype(np.float32)
+
+    def _seen(self, faces_NCHW: np.ndarray) -> dict[str, np.ndarray]:
+        """The attributes that the model's own classifier sees, (N,) bool each."""
+        logits_NA = self.backend.run("classifier", faces_NCHW)
+        seen = {name: logits_NA[:, i] > 0 for i, name in enumerate(self.card.domains)}
+        for group in self._groups():
+            # At most the likeliest; a bald head has no hair colour, an expression is always one.
+            columns = [self.card.domains.index(name) for name in group]
+            best = logits_NA[:, columns].argmax(axis=1)
+            always = self._is_whole_set(group)
+            for place, name in enumerate(group):
+                seen[name] = (best == place) & (always | seen[name])
+        return seen
+
+    def _groups(self) -> list[list[str]]:
+        return [group.split(",") for group in self.card.exclusive]
+
+    def _is_whole_set(self, group: Sequence[str]) -> bool:
+        sets = self.card.attribute_sets or (",".join(self.card.domains),)
+        return any(set(group) == set(members.split(",")) for members in sets)
+
+    def _whole(self, edit: Edit) -> bool:
+        """Whether the edit leaves nothing of its set to what the face has."""
+        return any(
+            bool(edit.on) and set(edit.on) <= set(group) and self._is_whole_set(group)
+            for group in self._groups()
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.card.name or self.card.family
 
     @property
     def _latent_dim(self) -> int:
@@ -142,18 +307,25 @@ class Translator:
 
     def _needs(self, kind: str, action: str) -> None:
         if kind not in self.card.styles:
-            raise UsageError(
-                f"{self.card.name or self.card.family} cannot {action}",
-                f"its styles are: {', '.join(self.card.styles)}",
-            )
+            raise self._cannot(action)
+
+    def _cannot(self, action: str) -> UsageError:
+        return UsageError(
+            f"{self._name} ({self.card.family}) cannot {action}",
+            f"its styles are: {', '.join(self.card.styles)}",
+        )
+
+    def _codes(self, z_NL: np.ndarray, domain: str) -> np.ndarray:
+        """Style codes of latent codes; without a mapping network the latent code is it."""
+        if "mapping" not in self.backend.roles:
+            return z_NL
+        return self.backend.run("mapping", z_NL, np.full(len(z_NL), self.domain_index(domain)))
 
     def _mean_code(self, domain: str) -> np.ndarray:
         if domain not in self._mean_codes:
             rng = np.random.default_rng(MEAN_STYLE_SEED)
             z_NL = rng.standard_normal((MEAN_STYLE_SAMPLES, self._latent_dim), np.float32)
-            y_N = np.full(MEAN_STYLE_SAMPLES, self.domain_index(domain))
-            mean_NS = self.backend.run("mapping", z_NL, y_N).mean(axis=0, keepdims=True)
-            self._mean_codes[domain] = mean_NS
+            self._mean_codes[domain] = self._codes(z_NL, domain).mean(axis=0, keepdims=True)
         return self._mean_codes[domain]
 
 
@@ -218,4 +390,14 @@ def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
             f"{len(domains)} domain names were given, this model has {len(card.domains)}",
             f"its own are: {', '.join(card.domains)}",
         )
-    return replace(card, domains=tuple(domains))
+    new = dict(zip(card.domains, domains, strict=True))
+
+    def renamed(groups: Sequence[str]) -> tuple[str, ...]:
+        return tuple(",".join(new[name] for name in group.split(",")) for group in groups)
+
+    return replace(
+        card,
+        domains=tuple(domains),
+        attribute_sets=renamed(card.attribute_sets),
+        exclusive=renamed(card.exclusive),
+    )

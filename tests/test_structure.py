@@ -20,7 +20,7 @@ FLOORS = [
     {"training", "pipeline"},
     {"translator"},
     {"families"},
-    {"backend_torch", "faces"},
+    {"backend_torch", "faces", "updates"},
     {"checkpoint", "images", "weights"},
     {"card", "marks"},
     {"errors"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -18,19 +19,22 @@ from PIL import Image
 
 import facestyle
 from facestyle import training
+from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
 from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,
     diversity_weight,
-    draw_batch,
     r1_penalty,
     realness_loss,
+    sample,
 )
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
-from facestyle.training.loop import fit
+from facestyle.training.loop import Progress, Sheet, fit, read_metrics
+from facestyle.training.score import sliced_wasserstein
+from facestyle.updates import Optimisers
 
 TINY = {
     "image_size": 16, "first_width": 8, "max_width": 16, "mapping_width": 16, "r1_every": 2,
@@ -53,6 +57,27 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+class Quiet:
+    """A watcher that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.reports: list[Progress] = []
+        self.sheets: list[Sheet] = []
+
+    def announce(self, text: str) -> None:
+        self.said.append(text)
+
+    def tick(self, step: int, steps: int) -> None:
+        assert 0 < step <= steps
+
+    def progress(self, progress: Progress) -> None:
+        self.reports.append(progress)
+
+    def sheet(self, sheet: Sheet) -> None:
+        self.sheets.append(sheet)
+
+
 def start(data: Path, runs: Path, **run: Any) -> training.Outcome:
     return training.start(
         data,
@@ -60,13 +85,12 @@ def start(data: Path, runs: Path, **run: Any) -> training.Outcome:
         tables={"run": {**RUN, **run}, "stargan-v2": TINY},
         runs=runs,
         command="facestyle train",
-        report=lambda progress: None,
-        announce=lambda text: None,
+        watcher=Quiet(),
     )
 
 
 def proceed(folder: Path) -> training.Outcome:
-    return training.proceed(folder, report=lambda progress: None, announce=lambda text: None)
+    return training.proceed(folder, watcher=Quiet())
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -104,14 +128,28 @@ def test_a_batch_is_a_function_of_seed_and_step_with_any_number_of_workers(data:
     config = Config(image_size=16)
 
     def draw(rng: np.random.Generator) -> Any:
-        return draw_batch(pictures, config, 3, rng)
+        return sample(pictures, config, rng)
 
-    here = list(batches(draw, seed=1, start=0, stop=4, workers=0))
-    later = list(batches(draw, seed=1, start=2, stop=4, workers=0))
-    other = next(batches(draw, seed=2, start=0, stop=1, workers=0))
-    assert torch.equal(here[2].x_NCHW, later[0].x_NCHW)
-    assert torch.equal(here[3].z2_NL, later[1].z2_NL)
-    assert not torch.equal(here[0].x_NCHW, other.x_NCHW)
+    here = list(batches(draw, 4, seed=1, start=0, stop=4))
+    later = list(batches(draw, 4, seed=1, start=2, stop=4))
+    other = next(batches(draw, 4, seed=2, start=0, stop=1))
+    assert torch.equal(here[2]["x_NCHW"], later[0]["x_NCHW"])
+    assert torch.equal(here[3]["z2_NL"], later[1]["z2_NL"])
+    assert not torch.equal(here[0]["x_NCHW"], other["x_NCHW"])
+    assert not torch.equal(here[0]["z_NL"][0], here[0]["z_NL"][1])
+
+
+def test_processes_share_a_batch_without_gap_or_overlap(data: Path) -> None:
+    pictures = labelled_folders(data)
+    config = Config(image_size=16)
+
+    def draw(rng: np.random.Generator) -> Any:
+        return sample(pictures, config, rng)
+
+    whole = next(batches(draw, 6, seed=1, start=5, stop=6))
+    shares = [next(batches(draw, 6, seed=1, start=5, stop=6, rank=r, world=3)) for r in range(3)]
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, torch.cat([share[name] for share in shares]))
 
 
 def test_a_batch_shows_each_domain_equally_and_references_are_of_the_target(data: Path) -> None:
@@ -119,12 +157,14 @@ def test_a_batch_shows_each_domain_equally_and_references_are_of_the_target(data
         (data / "red" / f"extra{extra}.png").write_bytes((data / "red" / "0.png").read_bytes())
     pictures = labelled_folders(data)
     assert pictures.domains == ("blue", "red")
-    batch = draw_batch(pictures, Config(image_size=16), 200, np.random.default_rng(0))
-    assert 70 < Counter(batch.y_N.tolist())[0] < 130
-    redness = batch.ref_NCHW[:, 0].mean(dim=(1, 2)) - batch.ref_NCHW[:, 2].mean(dim=(1, 2))
-    assert torch.equal(redness > 0, batch.y_ref_N == 1)
-    assert batch.x_NCHW.abs().max() <= 1
-    assert not torch.equal(batch.ref_NCHW, batch.ref2_NCHW)
+    config = Config(image_size=16)
+    batch = next(batches(lambda rng: sample(pictures, config, rng), 200, seed=0, start=0, stop=1))
+    assert 70 < Counter(batch["y_N"].tolist())[0] < 130
+    ref_NCHW = batch["ref_NCHW"]
+    redness = ref_NCHW[:, 0].mean(dim=(1, 2)) - ref_NCHW[:, 2].mean(dim=(1, 2))
+    assert torch.equal(redness > 0, batch["y_ref_N"] == 1)
+    assert batch["x_NCHW"].abs().max() <= 1
+    assert not torch.equal(ref_NCHW, batch["ref2_NCHW"])
 
 
 def test_bad_data_folders_are_refused_with_what_was_found(tmp_path: Path, data: Path) -> None:
@@ -133,7 +173,7 @@ def test_bad_data_folders_are_refused_with_what_was_found(tmp_path: Path, data: 
     with pytest.raises(UsageError, match="holds 0 domain"):
         labelled_folders(data / "red")
     (data / "empty").mkdir()
-    with pytest.raises(InputError, match="'empty' has no pictures"):
+    with pytest.raises(InputError, match=r"no pictures in .*empty"):
         labelled_folders(data)
 
 
@@ -188,9 +228,11 @@ def test_a_run_leaves_a_model_metrics_previews_and_its_settings(data: Path, tmp_
     assert outcome.finished
     folder = outcome.folder
     assert folder.name == "run-1"
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in read_metrics(folder) if "swd" not in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert {"D/latent/real", "G/reference/cyc", "waiting"} <= set(lines[0])
+    assert {"D/latent/real", "G/reference/cyc", "waiting", "memory", "skipped"} <= set(lines[0])
+    assert lines[0]["lr/mapping_network"] == 1e-6
+    assert lines[0]["gradient/generator"] > 0
     assert "D/latent/reg" in lines[0]  # R1 every second iteration
     assert "D/latent/reg" not in lines[1]
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["0000003.png", "0000006.png"]
@@ -250,25 +292,122 @@ def test_data_that_changed_its_domains_is_refused(data: Path, tmp_path: Path) ->
         proceed(folder)
 
 
-class Diverging:
-    """A task whose losses are never finite."""
+class Doubtful:
+    """A task of one weight whose loss is not finite in some iterations."""
 
-    step_index = 0
+    def __init__(self, bad: range) -> None:
+        self.bad = bad
+        self.step_index = 0
+        self.weight = torch.nn.Linear(1, 1, bias=False)
+        self.networks = {"line": self.weight}
+        self.optimisers = Optimisers({"line": torch.optim.SGD(self.weight.parameters(), lr=0.1)})
 
     def step(self, batch: object) -> dict[str, float]:
+        scale = float("nan") if self.step_index in self.bad else 1.0
+        loss = (self.weight(torch.ones(1, 1)) * scale).sum()
+        self.optimisers.update(loss, "line")
         self.step_index += 1
-        return {"loss": float("nan")}
+        return {"loss": float(loss.detach())}
+
+    def ailments(self, losses: object) -> list[str]:
+        return []
+
+    def model_parts(self) -> dict[str, Any]:
+        return {"line": self.weight.state_dict()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"line": self.weight.state_dict(), "step": self.step_index}
 
 
-def test_ten_iterations_without_a_finite_loss_stop_the_run(tmp_path: Path) -> None:
-    task = Diverging()
-    run = RunConfig(steps=100, save_every=1000, sample_every=1000)
-    with pytest.raises(FacestyleError, match="no finite loss in 10 iterations"):
-        fit(
-            task, iter(range(100)), run, tmp_path, None,
-            report=lambda p: None, preview=lambda s: None, stopping=lambda: False,
-        )  # type: ignore[arg-type] # fmt: skip
-    assert task.step_index == 10
+def fit_doubtful(task: Doubtful, folder: Path, watcher: Quiet, **run: Any) -> bool:
+    card = ModelCard(family="none", image_size=8, domains=("a",), styles=("fixed",))
+    return fit(
+        task, iter([{}] * 1000), RunConfig(log_every=5, **run), folder, card,
+        watcher=watcher, preview=lambda step: None, stopping=lambda: False,
+    )  # type: ignore[arg-type] # fmt: skip
+
+
+def test_ten_iterations_without_a_finite_step_stop_the_run_and_spoil_nothing(
+    tmp_path: Path,
+) -> None:
+    task = Doubtful(bad=range(7, 100))
+    with pytest.raises(FacestyleError, match=r"no finite step in 10 iterations.*up to 17"):
+        fit_doubtful(task, tmp_path, Quiet(), steps=100, save_every=5, sample_every=1000)
+    assert task.step_index == 17
+    state = torch.load(tmp_path / "checkpoints" / "0000015.pt", weights_only=True)
+    assert torch.isfinite(state["task"]["line"]["weight"]).all()
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path: Path) -> None:
+    task, watcher = Doubtful(bad=range(3, 6)), Quiet()
+    before = float(task.weight.weight.detach())
+    assert fit_doubtful(task, tmp_path, watcher, steps=10, save_every=99, sample_every=99)
+    assert float(task.weight.weight.detach()) == pytest.approx(before - 0.1 * 7)
+    assert [report.skipped for report in watcher.reports] == [2, 3]
+    assert all(math.isfinite(report.losses["loss"]) for report in watcher.reports)
+
+
+def test_the_best_model_by_score_is_kept_beside_the_last(tmp_path: Path) -> None:
+    scores = {2: 0.5, 4: 0.2, 6: 0.3}
+    task = Doubtful(bad=range(0))
+    card = ModelCard(family="none", image_size=8, domains=("a",), styles=("fixed",))
+
+    def preview(step: int) -> Sheet:
+        return Sheet(step=step, path=tmp_path / "none.png", score=scores[step])
+
+    fit(
+        task, iter([{}] * 6), RunConfig(steps=6, sample_every=2, save_every=1, keep=1),
+        tmp_path, card, watcher=Quiet(), preview=preview, stopping=lambda: False,
+    )  # type: ignore[arg-type] # fmt: skip
+    best = load_checkpoint(tmp_path / "best.safetensors").card
+    last = load_checkpoint(tmp_path / "model.safetensors").card
+    assert best is not None
+    assert last is not None
+    assert (best.steps, best.scores, last.steps) == (4, {"swd": 0.2}, 6)
+
+
+def test_a_resumed_run_forgets_the_metrics_that_it_makes_again(data: Path, tmp_path: Path) -> None:
+    folder = start(data, tmp_path / "runs").folder
+    expected = [(line["step"], line.get("G/latent/adv")) for line in read_metrics(folder)]
+    (folder / "checkpoints" / "0000006.pt").unlink()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "G/lat')  # as a crash leaves it
+    proceed(folder)
+    found = [(line["step"], line.get("G/latent/adv")) for line in read_metrics(folder)]
+    assert found == expected
+
+
+def test_the_same_run_can_be_given_a_new_end(data: Path, tmp_path: Path) -> None:
+    folder = start(data, tmp_path / "runs").folder
+    training.proceed(folder, steps=8, watcher=Quiet())
+    expected = tensors(start(data, tmp_path / "runs", steps=8).folder)
+    found = tensors(folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_an_estimate_measures_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    found = training.estimate(
+        data, family="stargan-v2", preset="paper", tables={"run": RUN, "stargan-v2": TINY}
+    )
+    assert found.counts == {"blue": 8, "red": 8}
+    assert found.parameters.keys() == {
+        "generator", "mapping_network", "style_encoder", "discriminator"
+    }  # fmt: skip
+    assert found.seconds > 0
+    assert found.memory > 100
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_sliced_wasserstein_is_zero_for_equal_sets_and_grows_with_the_difference() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, (8, 3, 32, 32)).astype(np.float32)
+    smooth = np.repeat(np.repeat(a[:, :, ::4, ::4], 4, axis=2), 4, axis=3)
+    alike = rng.uniform(-1, 1, a.shape).astype(np.float32)
+    assert sliced_wasserstein(a, a) == 0
+    near, far = sliced_wasserstein(a, alike), sliced_wasserstein(a, smooth)
+    assert 0 < near < far
+    assert sliced_wasserstein(a, smooth) == pytest.approx(sliced_wasserstein(smooth, a))
 
 
 @pytest.mark.slow

@@ -1,17 +1,20 @@
-"""``train``: a folder of pictures in, a model out."""
+"""``train`` and ``train-report``: a folder of pictures in, a model out, and how it went."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facestyle.cli import options
-from facestyle.cli.report import INTERRUPTED, reporting
+from facestyle.cli.report import INTERRUPTED, Reporter, reporting
 from facestyle.errors import UsageError
+
+if TYPE_CHECKING:
+    from facestyle.training.loop import Progress, Sheet
 
 
 def train(
@@ -20,12 +23,14 @@ def train(
     ] = None,
     family: Annotated[str, typer.Option("--family", help="The model family.")] = "stargan-v2",
     preset: Annotated[
-        str, typer.Option("--preset", help="paper (256 px, GPU) or compact (64 px, CPU).")
+        str, typer.Option("--preset", help="paper (a GPU's work) or compact (64 px, a CPU's).")
     ] = "paper",
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML with [run] and a family table.")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Iterations.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Iterations; with --resume a new end.")
+    ] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Where run folders are made.")] = Path(
         "runs"
     ),
@@ -33,53 +38,110 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with this run folder.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count, measure a few iterations, write nothing.")
+    ] = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a model on a folder of pictures.
+    """Train a model on a folder of pictures. Several GPUs: torchrun -m facestyle train ...
 
     Example: facestyle train --data faces --preset compact --steps 2
     """
     with reporting(as_json=as_json, quiet=quiet, debug=debug) as report:
         if (data is None) == (resume is None):
             raise UsageError("give either --data DIR, or --resume RUN")
-        if resume is not None and (config or steps):
+        if resume is not None and (config or dry_run):
             raise UsageError(
-                "--resume goes on with the run's own settings", "drop --config, --steps"
+                "--resume goes on with the run's own settings", "drop --config, --dry-run"
             )
 
         from facestyle import training
         from facestyle.backend_torch import best_device
         from facestyle.training.config import read_toml
-        from facestyle.training.loop import Progress
 
-        def told(progress: Progress) -> None:
-            losses = "  ".join(f"{key} {value:.3f}" for key, value in progress.losses.items())
-            report.note(f"{progress.step}  {progress.seconds:.2f} s/it  {losses}")
-
-        if resume is not None:
-            outcome = training.proceed(resume, report=told, announce=report.note)
-        else:
-            assert data is not None
-            tables = read_toml(config) if config else {}
-            if steps is not None:
-                tables = {**tables, "run": {**tables.get("run", {}), "steps": steps}}
-            outcome = training.start(
-                data,
-                family=family,
-                preset=preset,
-                tables=tables,
-                runs=runs,
-                name=name,
-                device=best_device(device),
-                command=shlex.join(["facestyle", *sys.argv[1:]]),
-                report=told,
-                announce=report.note,
+        tables = read_toml(config) if config else {}
+        if steps is not None:
+            tables = {**tables, "run": {**tables.get("run", {}), "steps": steps}}
+        if data is not None and dry_run:
+            _tell_estimate(
+                training.estimate(
+                    data, family=family, preset=preset, tables=tables, device=best_device(device)
+                ),
+                report,
             )
+            return
+        with report.progress("training", unit=" iterations") as update:
+            watcher = _Told(report, update)
+            if resume is not None:
+                outcome = training.proceed(resume, steps=steps, watcher=watcher)
+            else:
+                assert data is not None, "one of the two was given"
+                outcome = training.start(
+                    data,
+                    family=family,
+                    preset=preset,
+                    tables=tables,
+                    runs=runs,
+                    name=name,
+                    device=best_device(device),
+                    command=shlex.join(["facestyle", *sys.argv[1:]]),
+                    watcher=watcher,
+                )
         model = outcome.folder / "model.safetensors"
         if not outcome.finished:
             report.note(f"stopped and saved; go on with: facestyle train --resume {outcome.folder}")
             raise typer.Exit(INTERRUPTED)
         report.result({"run": str(outcome.folder), "model": str(model)}, str(model))
+
+
+class _Told:
+    """A run's watcher: notes and a bar on stderr."""
+
+    def __init__(self, report: Reporter, update: Any) -> None:
+        self._report = report
+        self._update = update
+        self._warned: set[str] = set()
+
+    def announce(self, text: str) -> None:
+        self._report.note(text)
+
+    def tick(self, step: int, steps: int) -> None:
+        self._update(step, steps)
+
+    def progress(self, progress: Progress) -> None:
+        losses = "  ".join(f"{key} {value:.3f}" for key, value in progress.losses.items())
+        self._report.note(f"{progress.step}  {progress.seconds:.2f} s/it  {losses}")
+        for warning in progress.warnings:
+            if warning not in self._warned:  # once, not at every report
+                self._warned.add(warning)
+                self._report.note(f"warning, iteration {progress.step}: {warning}")
+
+    def sheet(self, sheet: Sheet) -> None:
+        score = "" if sheet.score is None else f", distance to real pictures {sheet.score:.4f}"
+        self._report.note(f"{sheet.path}{score}")
+
+
+def _tell_estimate(found: Any, report: Reporter) -> None:
+    hours = found.seconds * found.steps / 3600
+    report.result(
+        {
+            "counts": dict(found.counts),
+            "parameters": dict(found.parameters),
+            "seconds_an_iteration": found.seconds,
+            "memory_mb": found.memory,
+            "steps": found.steps,
+            "hours": hours,
+        },
+        "\n".join(
+            [
+                *(f"{name:<20} {number:>12,} pictures" for name, number in found.counts.items()),
+                *(f"{name:<20} {n:>12,} parameters" for name, n in found.parameters.items()),
+                f"{'memory, peak':<20} {found.memory:>12,.0f} MB",
+                f"{'an iteration':<20} {found.seconds:>12.2f} s",
+                f"{'whole run':<20} {hours:>12.1f} hours for {found.steps:,} iterations",
+            ]
+        ),
+    )

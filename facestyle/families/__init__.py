@@ -15,9 +15,10 @@ from facestyle.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from facestyle.checkpoint import Checkpoint
+    from facestyle.updates import Optimisers
 
 Shapes = Mapping[str, Mapping[str, Sequence[int]]]  # part → tensor name → shape
 
@@ -31,6 +32,9 @@ class ModelFamily(Protocol):
     """As users write it, ``stargan-v2``."""
     title: str
     """As papers write it, with authors and year."""
+
+    fingerprint: tuple[str, ...]
+    """Names of tensors that its files have: tells which family a stranger is nearest to."""
 
     def misfit(self, shapes: Shapes) -> str | None:
         """None when these are this family's networks, else the first thing that says no.
@@ -71,12 +75,56 @@ class ModelFamily(Protocol):
         """The card of a model to be trained."""
         ...
 
-    def batch(self, pictures: Any, config: Any, size: int, rng: np.random.Generator) -> Any:
-        """One iteration's batch, a pure function of its arguments."""
+    def sample(
+        self, pictures: Any, config: Any, rng: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """One item of a batch, with all that its step draws at random; a pure function."""
         ...
 
-    def task(self, config: Any, domains: int, *, device: str, bf16: bool, compile: bool) -> Any:
-        """A fresh Task (``training.loop``), initialised from torch's random state."""
+    def task(self, config: Any, domains: int, *, device: str, bf16: bool, compile: bool) -> Task:
+        """A fresh task, initialised from torch's random state."""
+        ...
+
+    def published(self, parts: Mapping[str, Mapping[str, Tensor]], steps: int) -> dict[str, Any]:
+        """File name → content for ``torch.save``: a finished model as the published program
+        writes it."""
+        ...
+
+
+class Task(Protocol):
+    """A family in training: networks, optimisers, one ``step`` a batch.
+
+    ``step_index`` is the only schedule state: every schedule is a pure function of it. The
+    loop seeds torch's random state before each step, so that dropout is a function of it too.
+    """
+
+    step_index: int
+    networks: dict[str, nn.Module]
+    optimisers: Optimisers
+
+    def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """One iteration in the published order; the losses by name. ``batch`` holds the items
+        of ``sample`` stacked, on the task's device."""
+        ...
+
+    def ailments(self, losses: Mapping[str, float]) -> list[str]:
+        """What the mean losses of some iterations say is going wrong, one line each."""
+        ...
+
+    def roles(self) -> dict[str, nn.Module]:
+        """The networks as inference runs them, by role."""
+        ...
+
+    def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """The state dicts that make the finished model, by their published names."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next iteration depends on."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Strict reverse of ``state_dict``."""
         ...
 
 
@@ -108,8 +156,21 @@ def detect(checkpoint: Checkpoint) -> ModelFamily:
     if fitting:
         names = ", ".join(family.name for family in fitting)
         raise CheckpointError(f"{checkpoint.path.name} fits more than one family: {names}")
-    reasons = "; ".join(f"not {name}: {misfit}" for name, (_, misfit) in verdicts.items())
-    raise CheckpointError(
-        f"{checkpoint.path.name} is of no known family ({reasons})",
-        "expected a generator's checkpoint, not a detector's or an optimiser's",
+    raise _stranger(checkpoint, verdicts)
+
+
+def _stranger(
+    checkpoint: Checkpoint, verdicts: Mapping[str, tuple[ModelFamily, str | None]]
+) -> CheckpointError:
+    """Names the family whose tensor names the file's come closest to, and what speaks against."""
+    names = {name for part in checkpoint.shapes().values() for name in part}
+
+    def likeness(family: ModelFamily) -> float:
+        return sum(name in names for name in family.fingerprint) / len(family.fingerprint)
+
+    nearest, misfit = max(verdicts.values(), key=lambda verdict: likeness(verdict[0]))
+    return CheckpointError(
+        f"{checkpoint.path.name} is of no known family"
+        + (f", nearest {nearest.name}, but {misfit}" if likeness(nearest) else ""),
+        f"expected a generator of {', '.join(verdicts)}; not a detector's or an optimiser's file",
     )

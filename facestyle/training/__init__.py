@@ -1,7 +1,7 @@
 """train(): a data folder and settings → a run folder that holds a model.
 
 Ties a family's training to the loop: names the run, writes what was resolved, watches for
-signals, draws previews. The loop itself (``loop``) knows none of this.
+signals, joins other processes, draws previews. The loop itself (``loop``) knows none of this.
 """
 
 from __future__ import annotations
@@ -9,21 +9,27 @@ from __future__ import annotations
 import json
 import platform
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facestyle import __version__
 from facestyle.errors import UsageError
-from facestyle.families import family_named
-from facestyle.training.config import resolve
-from facestyle.training.loop import Progress
+from facestyle.families import ModelFamily, Task, family_named
+from facestyle.training.config import RunConfig, resolve
+
+if TYPE_CHECKING:
+    from facestyle.training.data import Pictures
+    from facestyle.training.loop import Preview, Watcher
+    from facestyle.training.parallel import Processes
 
 SETTINGS_FILE = "run.json"  # all that --resume needs
+MEASURED_STEPS = 3  # of a dry run, after one to warm up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,22 @@ class Outcome:
     """False when it was interrupted; resume it with --resume folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run would take, measured on a few real iterations."""
+
+    counts: Mapping[str, int]
+    """Pictures by domain."""
+    parameters: Mapping[str, int]
+    """Of each network."""
+    seconds: float
+    """An iteration; the fastest of a few, without the waiting for compilation."""
+    memory: float
+    """Peak, MB: the GPU's, or the whole process's on a CPU."""
+    steps: int
+    """Iterations of the whole run."""
+
+
 def start(
     data: Path,
     *,
@@ -46,99 +68,122 @@ def start(
     name: str = "run",
     device: str = "cpu",
     command: str = "",
-    report: Callable[[Progress], None],
-    announce: Callable[[str], None],
+    watcher: Watcher,
 ) -> Outcome:
     """Train a new model in ``runs/<name>-N``, N never reused.
+
+    Where torchrun starts it again after a process died, it goes on with the run it began.
 
     Raises:
         FacestyleError: the settings, the data or the run folder are unusable.
     """
-    import torch
-
-    from facestyle.training.data import LAYOUTS
+    from facestyle.training import parallel
 
     chosen = family_named(family)
     run_config, config = resolve(chosen, preset, tables or {})
-    if not run_config.threads:
-        # Another number of threads adds in another order: a resumed run keeps its own.
-        run_config = replace(run_config, threads=torch.get_num_threads())
-    pictures = LAYOUTS[chosen.layout](data)
-    folder = _new_folder(runs, name)
-    settings = {
-        "facestyle": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "family": family,
-        "data": str(data.resolve()),
-        "device": device,
-        "command": command,
-        "domains": list(pictures.domains),
-        "run": asdict(run_config),
-        family: asdict(config),
-    }
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return _run(folder, pictures, settings, report, announce, resumed=False)
+    with parallel.joined(device) as processes:
+        folder = processes.agreed(_begun(runs) if processes.writes else None)
+        if folder is not None:
+            return _run(folder, _settings(folder), watcher, processes)
+        run_config = _with_threads(run_config)
+        pictures = _pictures(chosen, run_config, data)
+        settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
+        if processes.writes:
+            folder = _new_folder(runs, name)
+            _write_settings(folder, {**settings, "launch": parallel.launch_id()})
+        folder = processes.agreed(folder)
+        assert folder is not None, "the first process has made it"
+        return _run(folder, settings, watcher, processes)
 
 
-def proceed(
-    folder: Path, *, report: Callable[[Progress], None], announce: Callable[[str], None]
-) -> Outcome:
+def proceed(folder: Path, *, steps: int | None = None, watcher: Watcher) -> Outcome:
     """Go on with a run from its newest checkpoint.
 
+    Args:
+        steps: a new end for the run.
+
     Raises:
-        UsageError: not a run folder.
+        UsageError: not a run folder, or other domains than the run was started with.
         CheckpointError: no checkpoint in it, or a damaged one.
     """
-    from facestyle.training.data import LAYOUTS
+    from facestyle.training import parallel
+    from facestyle.training.loop import saved_checkpoints
 
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        raise UsageError(f"{folder} is no run folder (no {SETTINGS_FILE})", "give runs/<name>-N")
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    pictures = LAYOUTS[family_named(settings["family"]).layout](Path(settings["data"]))
+    settings = _settings(folder)
+    if steps is not None:
+        settings = {**settings, "run": {**settings["run"], "steps": steps}}
+    if not saved_checkpoints(folder):
+        # Killed before its first checkpoint: nothing is lost by beginning again.
+        watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
+    with parallel.joined(settings["device"]) as processes:
+        if processes.writes and steps is not None:
+            _write_settings(folder, settings)
+        return _run(folder, settings, watcher, processes)
+
+
+def estimate(
+    data: Path,
+    *,
+    family: str,
+    preset: str,
+    tables: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Estimate:
+    """What ``start`` would take: counts, sizes, and a few iterations on the real data.
+
+    Writes nothing.
+    """
+    import torch
+
+    from facestyle.training.loop import peak_memory
+
+    chosen = family_named(family)
+    run, config = resolve(chosen, preset, tables or {})
+    run = _with_threads(run)
+    pictures = _pictures(chosen, run, data)
+    task = _new_task(chosen, config, run, pictures, device)
+    seconds = []
+    for batch in _batches(chosen, config, run, pictures, 0, 1 + MEASURED_STEPS, device):
+        began = time.perf_counter()
+        task.step(batch)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return Estimate(
+        counts=pictures.counts(),
+        parameters={
+            name: sum(p.numel() for p in network.parameters())
+            for name, network in task.networks.items()
+        },
+        seconds=min(seconds[1:]),
+        memory=peak_memory(device),
+        steps=run.steps,
+    )
+
+
+def _run(
+    folder: Path, settings: Mapping[str, Any], watcher: Watcher, processes: Processes
+) -> Outcome:
+    """What a new run and a resumed one share: from settings to the end of the loop."""
+    from facestyle.training import loop
+
+    family = family_named(settings["family"])
+    tables = {name: settings[name] for name in ("run", family.name)}
+    run, config = resolve(family, "paper", tables)
+    pictures = _pictures(family, run, Path(settings["data"]))
     if list(pictures.domains) != settings["domains"]:
         raise UsageError(
             f"{settings['data']} now has the domains {', '.join(pictures.domains)}, "
             f"the run was started with {', '.join(settings['domains'])}"
         )
-    return _run(folder, pictures, settings, report, announce, resumed=True)
-
-
-def _run(
-    folder: Path,
-    pictures: Any,
-    settings: Mapping[str, Any],
-    report: Callable[[Progress], None],
-    announce: Callable[[str], None],
-    *,
-    resumed: bool,
-) -> Outcome:
-    """What a new run and a resumed one share: from settings to the end of the loop."""
-    import torch
-
-    from facestyle.training import loop
-    from facestyle.training.data import batches
-    from facestyle.training.preview import Previewer
-
-    family = family_named(settings["family"])
-    tables = {name: settings[name] for name in ("run", family.name)}
-    run, config = resolve(family, "paper", tables)
-    torch.set_num_threads(run.threads)
-    torch.manual_seed(run.seed)
-    task = family.task(
-        config,
-        len(pictures.domains),
-        device=settings["device"],
-        bf16=run.precision == "bf16",
-        compile=run.compile,
-    )
-    if resumed:
+    if run.batch_size % processes.world:
+        raise UsageError(
+            f"batch_size {run.batch_size} cannot be shared by {processes.world} processes",
+            "choose a multiple",
+        )
+    task = _new_task(family, config, run, pictures, processes.device)
+    if loop.saved_checkpoints(folder):
         loop.resume(task, folder)
-    counts = ", ".join(
-        f"{name} {len(files)}" for name, files in zip(pictures.domains, pictures.files, strict=True)
-    )
-    announce(f"{counts} pictures; from iteration {task.step_index} to {run.steps} in {folder}")
     card = replace(
         family.new_card(config, pictures.domains),
         name=folder.name,
@@ -148,25 +193,165 @@ def _run(
         seed=run.seed,
         command=settings["command"],
     )
-    data = batches(
-        partial(family.batch, pictures, config, run.batch_size),
-        seed=run.seed,
-        start=task.step_index,
-        stop=run.steps,
-        workers=run.workers,
+    preview: Preview = _no_preview
+    if processes.writes:
+        loop.forget_after(folder, task.step_index)
+        counts = ", ".join(f"{name} {number}" for name, number in pictures.counts().items())
+        watcher.announce(f"{counts}; from iteration {task.step_index} to {run.steps} in {folder}")
+        preview = _previewer(family, run, settings, task, card, folder, pictures, watcher)
+        watcher = _with_tensorboard(watcher, folder) if run.tensorboard else watcher
+    data = _batches(
+        family, config, run, pictures, task.step_index, run.steps, processes.device, processes
     )
     with _stop_signals() as stopping:
         finished = loop.fit(
-            task,
-            data,
-            run,
-            folder,
-            card,
-            report=report,
-            preview=Previewer(task, card, pictures, folder / "samples"),
-            stopping=stopping,
-        )
+            task, data, run, folder, card,
+            watcher=watcher, preview=preview, stopping=stopping, processes=processes,
+        )  # fmt: skip
     return Outcome(folder=folder, finished=finished)
+
+
+def _no_preview(step: int) -> None:
+    return None
+
+
+def _previewer(
+    family: ModelFamily,
+    run: RunConfig,
+    settings: Mapping[str, Any],
+    task: Task,
+    card: Any,
+    folder: Path,
+    pictures: Pictures,
+    watcher: Watcher,
+) -> Preview:
+    """Sheets and scores on the ``val`` half where the data has one."""
+    from facestyle.training.data import LAYOUTS, half_of
+    from facestyle.training.preview import Previewer
+
+    held_out = half_of(Path(settings["data"]), "val")
+    if held_out is None:
+        watcher.announce("no train/ and val/: sheets and scores are of training pictures")
+    else:
+        pictures = LAYOUTS[family.layout](held_out, pictures.domains)
+    return Previewer(task, card, pictures, folder / "samples", settings["device"])
+
+
+def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
+    from facestyle.training.data import read_layout
+
+    names = tuple(name.strip() for name in run.domains.split(",")) if run.domains else ()
+    return read_layout(family.layout, data, names)
+
+
+def _new_task(
+    family: ModelFamily, config: Any, run: RunConfig, pictures: Pictures, device: str
+) -> Task:
+    """A fresh task of this seed, and torch set to the run's arithmetic."""
+    import torch
+
+    torch.set_num_threads(run.threads)
+    torch.manual_seed(run.seed)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = run.precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = run.precision != "fp32"
+    return family.task(
+        config,
+        len(pictures.domains),
+        device=device,
+        bf16=run.precision == "bf16",
+        compile=run.compile,
+    )
+
+
+def _batches(
+    family: ModelFamily,
+    config: Any,
+    run: RunConfig,
+    pictures: Pictures,
+    first: int,
+    stop: int,
+    device: str,
+    processes: Processes | None = None,
+) -> Iterator[Mapping[str, Any]]:
+    from facestyle.training.data import batches
+
+    return batches(
+        partial(family.sample, pictures, config),
+        run.batch_size,
+        seed=run.seed,
+        start=first,
+        stop=stop,
+        workers=run.workers,
+        device=device,
+        rank=processes.rank if processes else 0,
+        world=processes.world if processes else 1,
+    )
+
+
+def _with_threads(run: RunConfig) -> RunConfig:
+    """Another number of threads adds in another order: a resumed run keeps its own."""
+    import torch
+
+    return run if run.threads else replace(run, threads=torch.get_num_threads())
+
+
+def _with_tensorboard(watcher: Watcher, folder: Path) -> Watcher:
+    from facestyle.training.tensorboard import TensorBoard
+
+    return TensorBoard(watcher, folder)
+
+
+def _new_settings(
+    data: Path,
+    family: ModelFamily,
+    run: RunConfig,
+    config: Any,
+    pictures: Pictures,
+    device: str,
+    command: str,
+) -> dict[str, Any]:
+    import torch
+
+    return {
+        "facestyle": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "family": family.name,
+        "data": str(data.resolve()),
+        "device": device,
+        "command": command,
+        "domains": list(pictures.domains),
+        "run": asdict(run),
+        family.name: asdict(config),
+    }
+
+
+def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    from facestyle.checkpoint import write_atomically
+
+    text = json.dumps(settings, indent=2) + "\n"
+    write_atomically(folder / SETTINGS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise UsageError(f"{folder} is no run folder (no {SETTINGS_FILE})", "give runs/<name>-N")
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
+
+
+def _begun(runs: Path) -> Path | None:
+    """The run that this torchrun began before it started its processes again."""
+    from facestyle.training import parallel
+
+    if parallel.restarted() and runs.is_dir():
+        for folder in sorted(runs.iterdir()):
+            with suppress(UsageError, ValueError):
+                if _settings(folder).get("launch") == parallel.launch_id():
+                    return folder
+    return None
 
 
 def _new_folder(runs: Path, name: str) -> Path:

@@ -19,6 +19,7 @@ from facestyle.errors import UsageError
 from facestyle.families import ModelFamily
 
 Settings = TypeVar("Settings")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,11 @@ class RunConfig:
     """Pictures an iteration."""
     seed: int = 777
     """Seeds weights and batches; batch i is a pure function of (seed, i)."""
+    domains: str = ""
+    """Comma-separated domain folders in their order, or attributes to learn; empty for all."""
     precision: str = "fp32"
-    """``fp32`` (the published arithmetic) or ``bf16`` (autocast; norms, losses, R1 in float32)."""
+    """``fp32`` (the published arithmetic), ``tf32`` (a GPU's rounded float32 products) or
+    ``bf16`` (autocast; norms, losses and gradient penalties in float32)."""
     compile: bool = False
     """torch.compile the networks: a minute or two of waiting, then faster iterations."""
     threads: int = 0
@@ -42,11 +46,13 @@ class RunConfig:
     log_every: int = 50
     """Iterations between two lines of metrics.jsonl."""
     sample_every: int = 1000
-    """Iterations between two preview sheets."""
+    """Iterations between two preview sheets, and two scores on pictures held out."""
     save_every: int = 500
     """Iterations between two checkpoints."""
     keep: int = 2
     """Training checkpoints kept; older ones are deleted once a newer one is safe."""
+    tensorboard: bool = False
+    """Write TensorBoard events as well (needs facestyle[tensorboard])."""
     alignment: str = "none"
     """Template that the training pictures were aligned to; written into the model's card."""
     licence: str = "unknown"
@@ -90,8 +96,8 @@ def resolve(family: ModelFamily, preset: str, tables: Mapping[str, Any]) -> tupl
         least = 0 if name in ("threads", "workers", "seed") else 1
         if isinstance(value, int) and not isinstance(value, bool) and value < least:
             raise UsageError(f"{name} is {value}, expected {least} or more")
-    if run.precision not in ("fp32", "bf16"):
-        raise UsageError(f"unknown precision '{run.precision}'", "known: fp32, bf16")
+    if run.precision not in PRECISIONS:
+        raise UsageError(f"unknown precision '{run.precision}'", f"known: {', '.join(PRECISIONS)}")
     family.check(config)
     return run, config
 

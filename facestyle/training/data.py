@@ -1,30 +1,53 @@
-"""Pictures for training: folders listed once, batches drawn as a pure function of (seed, step).
+"""Pictures for training: listed once, and batches drawn as a pure function of (seed, step).
 
-Because nothing but the step decides a batch, a resumed run sees the very pictures that an
-uninterrupted one would have seen, with any number of workers.
+Because nothing but the step and the place in the batch decides an item, a resumed run sees the
+very pictures that an uninterrupted one would have seen, with any number of workers, and with
+any number of processes that share a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from facestyle.errors import InputError, UsageError
 from facestyle.images import READABLE_EXTENSIONS, read_picture
+from facestyle.training.attributes import read_attributes
 
-T = TypeVar("T")
-
-# RandomResizedCrop of the published program: half of the pictures lose up to 20 % of their area.
+# RandomResizedCrop of StarGAN v2's program: half of the pictures lose up to 20 % of their area.
 CROP_PROBABILITY = 0.5
 CROP_AREA = (0.8, 1.0)
 CROP_RATIO = (0.9, 1.1)
+ATTRIBUTE_FILES = ("attributes.csv", "list_attr_celeba.txt", "list_attr_celeba.csv")
+
+
+class Pictures(Protocol):
+    """What every layout offers; a family's ``sample`` knows the rest of its own layout."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names for the model's card, in the order of the domain index."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Pictures by domain, for people."""
+        ...
+
+    def sources(self, number: int, side: int) -> list[np.ndarray]:
+        """The last pictures to translate, some of each domain: float32 (3, side, side)."""
+        ...
+
+    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+        """The last real pictures of a target domain, none where nothing tells them apart."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,54 +60,280 @@ class LabelledPictures:
     """Sorted files, one tuple a domain."""
 
     def load(self, domain: int, rng: np.random.Generator, side: int) -> np.ndarray:
-        """A random picture of a domain, augmented: float32 (3, side, side) in [-1, 1]."""
+        """A random picture of a domain, sometimes cropped a little, sometimes mirrored."""
+        return augmented(self._any(domain, rng), rng, side)
+
+    def jittered(
+        self, domain: int, rng: np.random.Generator, side: int, load_side: int
+    ) -> np.ndarray:
+        """A random picture of a domain, resized to ``load_side``, cropped, sometimes mirrored."""
+        (picture,) = jittered([_rgb(self._any(domain, rng))], rng, side, load_side)
+        return picture
+
+    def load_labelled(
+        self, rng: np.random.Generator, side: int, crop: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random picture and its domain as a one-hot label."""
+        domain = int(rng.integers(len(self.domains)))
+        return centred(self._any(domain, rng), rng, side, crop), self._one_hot(domain)
+
+    def label(self, rng: np.random.Generator) -> np.ndarray:
+        """A random picture's label."""
+        return self._one_hot(int(rng.integers(len(self.domains))))
+
+    def counts(self) -> dict[str, int]:
+        """See ``Pictures.counts``."""
+        return {name: len(files) for name, files in zip(self.domains, self.files, strict=True)}
+
+    def sources(self, number: int, side: int) -> list[np.ndarray]:
+        """See ``Pictures.sources``."""
+        share = -(-number // len(self.domains))
+        return [plain(path, side) for files in self.files for path in files[-share:]][:number]
+
+    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+        """See ``Pictures.members``."""
+        return [plain(p, side) for p in self.files[self.domains.index(domain)][-number:]]
+
+    def _any(self, domain: int, rng: np.random.Generator) -> Path:
         files = self.files[domain]
-        return augmented(files[rng.integers(len(files))], rng, side)
+        return files[rng.integers(len(files))]
+
+    def _one_hot(self, domain: int) -> np.ndarray:
+        return np.eye(len(self.domains), dtype=np.float32)[domain]
 
 
-def labelled_folders(root: Path, domains: Sequence[str] | None = None) -> LabelledPictures:
+@dataclass(frozen=True, kw_only=True)
+class PairedPictures:
+    """Pairs of an input and the picture that is wanted for it, aligned pixel by pixel."""
+
+    domains: tuple[str, ...]
+    """The one target's name."""
+    files: tuple[tuple[Path, Path], ...]
+    """Input and target; twice the same file where it holds both side by side."""
+    flipped: bool = False
+    """Learn the other direction."""
+
+    def load_pair(
+        self, rng: np.random.Generator, side: int, load_side: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random pair, resized to ``load_side``, cropped and mirrored alike."""
+        a, b = jittered(self._pair(int(rng.integers(len(self.files)))), rng, side, load_side)
+        return a, b
+
+    def counts(self) -> dict[str, int]:
+        """See ``Pictures.counts``."""
+        return {f"pairs to {self.domains[0]}": len(self.files)}
+
+    def sources(self, number: int, side: int) -> list[np.ndarray]:
+        """See ``Pictures.sources``."""
+        return [self._half(index, 0, side) for index in self._last(number)]
+
+    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+        """See ``Pictures.members``."""
+        return [self._half(index, 1, side) for index in self._last(number)]
+
+    def _last(self, number: int) -> range:
+        return range(max(0, len(self.files) - number), len(self.files))
+
+    def _half(self, index: int, half: int, side: int) -> np.ndarray:
+        return _floats(self._pair(index)[half].resize((side, side), Image.Resampling.BILINEAR))
+
+    def _pair(self, index: int) -> tuple[Image.Image, Image.Image]:
+        first, second = self.files[index]
+        if first == second:
+            both = _rgb(first)
+            middle = both.width // 2
+            pair = (
+                both.crop((0, 0, middle, both.height)),
+                both.crop((middle, 0, 2 * middle, both.height)),
+            )
+        else:
+            pair = (_rgb(first), _rgb(second))
+        return (pair[1], pair[0]) if self.flipped else pair
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttributePictures:
+    """Pictures with attributes that hold or do not."""
+
+    domains: tuple[str, ...]
+    """The attributes to learn."""
+    files: tuple[Path, ...]
+    """Sorted files."""
+    labels_NA: np.ndarray
+    """float32 0 or 1, a row a file."""
+
+    def load_labelled(
+        self, rng: np.random.Generator, side: int, crop: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random picture, its middle ``crop`` px (0: the largest square), and its label."""
+        index = int(rng.integers(len(self.files)))
+        return centred(self.files[index], rng, side, crop), self.labels_NA[index]
+
+    def label(self, rng: np.random.Generator) -> np.ndarray:
+        """A random picture's label."""
+        label_A: np.ndarray = self.labels_NA[int(rng.integers(len(self.files)))]
+        return label_A
+
+    def counts(self) -> dict[str, int]:
+        """See ``Pictures.counts``."""
+        return {n: int(self.labels_NA[:, i].sum()) for i, n in enumerate(self.domains)}
+
+    def sources(self, number: int, side: int) -> list[np.ndarray]:
+        """See ``Pictures.sources``."""
+        return [centred(path, None, side, 0) for path in self.files[-number:]]
+
+    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+        """See ``Pictures.members``."""
+        having = np.flatnonzero(self.labels_NA[:, self.domains.index(domain)])[-number:]
+        return [centred(self.files[index], None, side, 0) for index in having]
+
+
+def labelled_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:
     """List ``root/<domain>/*``; domains are the folders in alphabetical order unless given.
 
     Raises:
         InputError: no such folder, or a domain without pictures.
         UsageError: fewer than two domains.
     """
-    if not root.is_dir():
-        raise InputError(f"no data folder {root}", "expected DIR/<domain>/<pictures>")
-    names = tuple(domains or sorted(p.name for p in root.iterdir() if _is_domain(p)))
-    if len(names) < 2:
+    _check_folder(root, "expected DIR/<domain>/<pictures>")
+    found = sorted(p.name for p in root.iterdir() if _is_domain(p))
+    domains = tuple(names or found)
+    if len(domains) < 2:
         raise UsageError(
-            f"{root} holds {len(names)} domain folder(s), at least 2 are needed",
+            f"{root} holds {len(domains)} domain folder(s), at least 2 are needed",
             "expected DIR/<domain>/<pictures>, such as data/female and data/male",
         )
-    files = []
-    for name in names:
-        folder = root / name
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE_EXTENSIONS)
-        if not found:
-            raise InputError(f"domain '{name}' has no pictures in {folder}")
-        files.append(tuple(found))
-    return LabelledPictures(domains=names, files=tuple(files))
+    return LabelledPictures(domains=domains, files=tuple(_files(root / name) for name in domains))
 
 
-LAYOUTS: dict[str, Callable[[Path], LabelledPictures]] = {"labelled": labelled_folders}
+def unpaired_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:
+    """List two folders of unpaired pictures: ``trainA`` and ``trainB`` as the published programs
+    have them (domains A and B), else ``root/<domain>/*``.
+
+    Raises:
+        InputError: no such folder, or a domain without pictures.
+        UsageError: not exactly two domains.
+    """
+    _check_folder(root, "expected DIR/trainA and DIR/trainB, or DIR/<domain>/<pictures> twice")
+    if all((root / folder).is_dir() for folder in ("trainA", "trainB")):
+        files = (_files(root / "trainA"), _files(root / "trainB"))
+        return LabelledPictures(domains=tuple(names or ("A", "B")), files=files)
+    pictures = labelled_folders(root, names)
+    if len(pictures.domains) != 2:
+        raise UsageError(
+            f"{root} holds {len(pictures.domains)} domains ({', '.join(pictures.domains)}), "
+            "expected 2",
+            "choose two in [run] domains, the source first",
+        )
+    return pictures
+
+
+def paired_pictures(root: Path, names: Sequence[str] = ()) -> PairedPictures:
+    """List aligned pairs: pictures with input and target side by side (in ``root/train`` or
+    ``root``), or two folders with equal file names, the input's first in the alphabet.
+
+    Raises:
+        InputError: no such folder, no pair, or a picture without its partner.
+        UsageError: the names given are no target, or no two folders.
+    """
+    _check_folder(root, "expected DIR/train/<A and B side by side>, or DIR/<A>/* and DIR/<B>/*")
+    folders = sorted(path.name for path in root.iterdir() if _is_domain(path))
+    halves = tuple(names) if len(names) == 2 else tuple(f for f in folders if f != "train")[:2]
+    if len(halves) == 2 and all((root / half).is_dir() for half in halves):
+        a, b = ({p.stem: p for p in _files(root / half)} for half in halves)
+        if lonely := sorted(a.keys() ^ b.keys()):
+            raise InputError(
+                f"{lonely[0]} is in only one of {halves[0]} and {halves[1]}",
+                "pairs have equal file names",
+            )
+        files = tuple((a[stem], b[stem]) for stem in sorted(a))
+        return PairedPictures(domains=halves[1:], files=files)
+    if len(names) > 1:
+        raise UsageError(f"{root} has no folders {' and '.join(names)}", "name the target alone")
+    both = _files(root / "train" if (root / "train").is_dir() else root)
+    return PairedPictures(domains=tuple(names or ("B",)), files=tuple((p, p) for p in both))
+
+
+def attribute_pictures(
+    root: Path, names: Sequence[str] = ()
+) -> AttributePictures | LabelledPictures:
+    """Pictures with a list of attributes beside them (``attributes.csv``, or CelebA's list); or
+    folders, one a label, where there is no list.
+
+    Raises:
+        InputError: no such folder, no pictures, or a broken list.
+        UsageError: an attribute that the list does not have.
+    """
+    _check_folder(root, f"expected pictures and {ATTRIBUTE_FILES[0]}")
+    lists = [root / name for name in ATTRIBUTE_FILES if (root / name).is_file()]
+    if not lists:
+        return labelled_folders(root, names)
+    known, rows = read_attributes(lists[0])
+    domains = tuple(names or known)
+    if missing := [name for name in domains if name not in known]:
+        raise UsageError(
+            f"{lists[0].name} has no attribute '{missing[0]}'", f"it has {', '.join(known)}"
+        )
+    # The list may speak of more pictures than are here, and name them with or without a folder.
+    here = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    here |= {path.name: path for path in here.values()}
+    kept = sorted((here[name], name) for name in rows if name in here)
+    if not kept:
+        raise InputError(f"none of the {len(rows)} pictures of {lists[0]} is in {root}")
+    columns = [known.index(name) for name in domains]
+    labels_NA = np.stack([rows[name] for _, name in kept]).astype(np.float32)[:, columns]
+    return AttributePictures(
+        domains=domains, files=tuple(path for path, _ in kept), labels_NA=labels_NA
+    )
+
+
+LAYOUTS: dict[str, Callable[[Path, Sequence[str]], Pictures]] = {
+    "labelled": labelled_folders,
+    "unpaired": unpaired_folders,
+    "paired": paired_pictures,
+    "attributes": attribute_pictures,
+}
+
+
+def read_layout(layout: str, root: Path, names: Sequence[str] = ()) -> Pictures:
+    """The pictures of a data folder; of one that ``prepare`` made, its ``train`` half."""
+    return LAYOUTS[layout](half_of(root, "train") or root, names)
+
+
+def half_of(root: Path, half: str) -> Path | None:
+    """``root/train`` or ``root/val`` of a folder that was split in two, else None."""
+    split = all((root / name).is_dir() for name in ("train", "val"))
+    return root / half if split else None
+
+
+def _check_folder(root: Path, expected: str) -> None:
+    if not root.is_dir():
+        raise InputError(f"no data folder {root}", expected)
 
 
 def _is_domain(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
+def _files(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE_EXTENSIONS)
+    if not found:
+        raise InputError(f"no pictures in {folder}")
+    return tuple(found)
+
+
 def plain(path: Path, side: int) -> np.ndarray:
     """Read and resize: float32 (3, side, side) in [-1, 1]."""
-    image = Image.fromarray(read_picture(path).pixels_HWC)
-    resized = image.resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(resized, np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return _floats(_rgb(path).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def augmented(path: Path, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Read, sometimes crop a little, resize, sometimes mirror: float32 (3, side, side)."""
-    pixels = read_picture(path).pixels_HWC
-    height, width = pixels.shape[:2]
+    """Read, sometimes crop a little, resize, sometimes mirror (StarGAN v2's way)."""
+    picture = _rgb(path)
+    width, height = picture.size
     box = (0.0, 0.0, float(width), float(height))
     if rng.random() < CROP_PROBABILITY:
         area = width * height * rng.uniform(*CROP_AREA)
@@ -92,35 +341,103 @@ def augmented(path: Path, rng: np.random.Generator, side: int) -> np.ndarray:
         w, h = min(width, np.sqrt(area * ratio)), min(height, np.sqrt(area / ratio))
         left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
         box = (left, top, left + w, top + h)
-    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
-    chw = np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1
-    return chw[:, :, ::-1] if rng.random() < 0.5 else chw
+    return _mirrored(
+        _floats(picture.resize((side, side), Image.Resampling.BILINEAR, box=box)), rng.random()
+    )
 
 
-class Steps(Dataset[T]):
-    """Item i is iteration i's batch: ``draw(rng)`` with the random stream of (seed, i)."""
+def jittered(
+    pictures: Sequence[Image.Image], rng: np.random.Generator, side: int, load_side: int
+) -> list[np.ndarray]:
+    """Resize to ``load_side``, cut ``side`` px at random, sometimes mirror: all alike
+    (CycleGAN's, pix2pix's and U-GAT-IT's way)."""
+    left, top = (int(rng.integers(load_side - side + 1)) for _ in range(2))
+    mirror = rng.random()
+    cut = []
+    for picture in pictures:
+        large = picture.resize((load_side, load_side), Image.Resampling.BICUBIC)
+        cut.append(_mirrored(_floats(large.crop((left, top, left + side, top + side))), mirror))
+    return cut
 
-    def __init__(self, draw: Callable[[np.random.Generator], T], seed: int) -> None:
+
+def centred(path: Path, rng: np.random.Generator | None, side: int, crop: int) -> np.ndarray:
+    """Cut the middle ``crop`` px (0, or more than there are: the largest square), resize,
+    sometimes mirror (StarGAN's way)."""
+    picture = _rgb(path)
+    width, height = picture.size
+    edge = min(width, height, crop or width)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    small = picture.resize(
+        (side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge)
+    )
+    return _mirrored(_floats(small), 1.0 if rng is None else rng.random())
+
+
+def _rgb(path: Path) -> Image.Image:
+    return Image.fromarray(read_picture(path).pixels_HWC)
+
+
+def _floats(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
+
+
+def _mirrored(picture_CHW: np.ndarray, chance: float) -> np.ndarray:
+    return picture_CHW[:, :, ::-1] if chance < 0.5 else picture_CHW
+
+
+Draw = Callable[[np.random.Generator], Mapping[str, np.ndarray]]
+
+
+class Steps(Dataset[dict[str, Tensor]]):
+    """Item i is this process's share of iteration i's batch; place j of the batch has the
+    random stream of (seed, i, j)."""
+
+    def __init__(self, draw: Draw, size: int, seed: int, rank: int, world: int) -> None:
         self.draw = draw
         self.seed = seed
+        self.places = range(rank * size // world, (rank + 1) * size // world)
 
-    def __getitem__(self, step: int) -> T:
-        return self.draw(np.random.default_rng((self.seed, step)))
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        items = [
+            self.draw(np.random.default_rng((self.seed, step, place))) for place in self.places
+        ]
+        return {name: _stacked([item[name] for item in items]) for name in items[0]}
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    tensor = torch.from_numpy(np.stack(arrays))
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def batches(
-    draw: Callable[[np.random.Generator], T], *, seed: int, start: int, stop: int, workers: int
-) -> Iterator[T]:
-    """Batches ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes."""
+    draw: Draw,
+    size: int,
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int = 0,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[dict[str, Tensor]]:
+    """Batches ``start`` to ``stop - 1`` in order on a device, decoded by ``workers`` processes.
+
+    Args:
+        size: items of the whole batch; ``world`` processes share it, this one is ``rank``.
+    """
+    pinned = device.startswith("cuda")
     loader = DataLoader(
-        Steps(draw, seed),
+        Steps(draw, size, seed, rank, world),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=pinned,
         worker_init_fn=_one_thread,
     )
-    return iter(loader)
+    for batch in loader:
+        yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
 
 
 def _one_thread(_: int) -> None:

@@ -1,63 +1,114 @@
-"""Preview sheets: what the averaged networks do now, through the path that inference takes.
+"""Preview sheets and scores: what the model does now, through the path that inference takes.
 
-Rows are fixed sources, columns fixed latent styles and fixed references of each domain, so
-sheets of different iterations can be compared cell by cell.
+Rows are fixed sources, columns fixed styles of each domain, so that sheets of different
+iterations can be compared cell by cell.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from facestyle.backend_torch import TorchBackend
-from facestyle.card import ModelCard
 from facestyle.images import Picture, from_model, write_picture
-from facestyle.training.data import plain
-from facestyle.translator import Translator
+from facestyle.training.loop import Sheet
+from facestyle.training.score import sliced_wasserstein
+from facestyle.translator import Style, Translator
 
-SOURCES = 3  # a domain
-LATENTS = 3  # a domain
-REFERENCES = 2  # a domain
+if TYPE_CHECKING:
+    from facestyle.card import ModelCard
+    from facestyle.families import Task
+    from facestyle.training.data import Pictures
+
+ROWS = 6  # sources
+LATENTS = 3  # columns a domain
+REFERENCES = 2  # columns a domain
+SCORED = 64  # pictures a domain; few, but the same ones each time
+PER_STYLE = 4  # of the scored pictures, where styles are drawn
 
 
 class Previewer:
     """Called with a step, writes ``<folder>/<step>.png``."""
 
-    def __init__(self, task: Any, card: ModelCard, pictures: Any, folder: Path) -> None:
+    def __init__(
+        self, task: Task, card: ModelCard, pictures: Pictures, folder: Path, device: str = "cpu"
+    ) -> None:
+        """``pictures`` are those that are held out, where there are any."""
         self.task = task
         self.card = card
         self.folder = folder
-        # The last files of each domain; the same ones in every sheet of every run.
+        self.device = device
         side = card.image_size
-        self.sources = [plain(f, side) for files in pictures.files for f in files[-SOURCES:]]
-        self.references = {
-            domain: [plain(f, side) for f in files[-SOURCES - REFERENCES : -SOURCES]]
-            for domain, files in zip(pictures.domains, pictures.files, strict=True)
+        self.sources = _stack(pictures.sources(ROWS, side), side)
+        self.members = {d: _stack(pictures.members(d, SCORED, side), side) for d in card.domains}
+        # Where every picture is of one domain, only the others' are translated to it.
+        apart = len(card.domains) > 1 and "attributes" not in card.styles
+        anyone = np.empty((0,)) if apart else _stack(pictures.sources(SCORED, side), side)
+        share = -(-SCORED // max(1, len(card.domains) - 1))
+        self.scored = {
+            domain: np.concatenate([self.members[o][-share:] for o in card.domains if o != domain])
+            if apart
+            else anyone
+            for domain in card.domains
         }
 
-    def __call__(self, step: int) -> None:
-        """Draw the sheet of an iteration."""
-        translator = Translator(self.card, TorchBackend(self.task.roles()))
-        sources_NCHW = np.stack(self.sources)
-        columns = [np.concatenate([np.ones_like(sources_NCHW[:1]), sources_NCHW])]
+    def __call__(self, step: int) -> Sheet:
+        """Draw the sheet of an iteration; its score is the mean distance over the domains."""
+        translator = Translator(self.card, TorchBackend(self.task.roles(), self.device))
+        columns = [_column(None, self.sources)]
+        distances = []
         for domain in self.card.domains:
-            for seed in range(LATENTS):
-                style = translator.sample_style(domain, seed=seed)
-                columns.append(_column(None, translator.translate(sources_NCHW, style)))
-            for reference in self.references[domain]:
-                style = translator.style_of(reference[None], domain)
-                columns.append(_column(reference, translator.translate(sources_NCHW, style)))
-        sheet_HWC = from_model(
-            np.concatenate([np.concatenate(c, axis=1) for c in columns], axis=2)[None]
-        )[0]
+            for head_CHW, style in _styles(translator, domain, self.members[domain]):
+                columns.append(_column(head_CHW, translator.translate(self.sources, style)))
+            if len(self.members[domain]) and len(self.scored[domain]):
+                fakes_NCHW = self._restyled(translator, domain)
+                distances.append(sliced_wasserstein(fakes_NCHW, self.members[domain]))
+        sheet_HWC = from_model(np.concatenate(columns, axis=2)[None])[0]
         self.folder.mkdir(exist_ok=True)
         picture = Picture(pixels_HWC=sheet_HWC, alpha_HW=None, icc=None, exif=None, note=None)
-        write_picture(self.folder / f"{step:07d}.png", picture, mark=False)
+        path = self.folder / f"{step:07d}.png"
+        write_picture(path, picture, mark=False)
+        score = math.fsum(distances) / len(distances) if distances else None
+        return Sheet(step=step, path=path, score=score)
+
+    def _restyled(self, translator: Translator, domain: str) -> np.ndarray:
+        """The scored pictures, each few in a style of their own where styles are drawn."""
+        faces_NCHW, drawn = self.scored[domain], "latent" in self.card.styles
+        return np.concatenate(
+            [
+                translator.translate(
+                    faces_NCHW[start : start + PER_STYLE],
+                    translator.style(domain, seed=start if drawn else None),
+                )
+                for start in range(0, len(faces_NCHW), PER_STYLE)
+            ]
+        )
+
+
+def _styles(
+    translator: Translator, domain: str, members_NCHW: np.ndarray
+) -> list[tuple[np.ndarray | None, Style]]:
+    """The columns of a domain: each style, under the reference that it comes from."""
+    kinds = translator.card.styles
+    if "latent" not in kinds and "reference" not in kinds:
+        return [(None, translator.style(domain))]
+    found: list[tuple[np.ndarray | None, Style]] = []
+    if "latent" in kinds:
+        found += [(None, translator.sample_style(domain, seed)) for seed in range(LATENTS)]
+    if "reference" in kinds:
+        for member_CHW in members_NCHW[:REFERENCES]:
+            found.append((member_CHW, translator.style_of(member_CHW[None], domain)))
+    return found
+
+
+def _stack(pictures: list[np.ndarray], side: int) -> np.ndarray:
+    return np.stack(pictures) if pictures else np.empty((0, 3, side, side), np.float32)
 
 
 def _column(head_CHW: np.ndarray | None, faces_NCHW: np.ndarray) -> np.ndarray:
-    """A column of pictures under its reference, or under a white cell."""
-    head = np.ones_like(faces_NCHW[:1]) if head_CHW is None else head_CHW[None]
-    return np.concatenate([head, faces_NCHW])
+    """(3, rows · side, side): pictures under their reference, or under a white cell."""
+    head = np.ones_like(faces_NCHW[0]) if head_CHW is None else head_CHW
+    return np.concatenate([head, *faces_NCHW], axis=1)

@@ -16,11 +16,11 @@ from facestyle.errors import CheckpointError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from facestyle.checkpoint import Checkpoint
     from facestyle.families.stargan_v2.networks import Sizes
-    from facestyle.families.stargan_v2.objective import Batch, Config, Task
+    from facestyle.families.stargan_v2.objective import Config, Task
     from facestyle.training.data import LabelledPictures
 
 Shapes = Mapping[str, Mapping[str, Sequence[int]]]
@@ -63,6 +63,12 @@ class StarGANv2:
     title = "StarGAN v2 (Choi et al., CVPR 2020)"
     presets = PRESETS
     layout = "labelled"
+    fingerprint = (
+        "from_rgb.weight",
+        "decode.0.norm1.fc.weight",
+        "shared.0.weight",
+        "unshared.0.6.weight",
+    )
 
     def misfit(self, shapes: Shapes) -> str | None:
         """See ``ModelFamily.misfit``."""
@@ -169,13 +175,13 @@ class StarGANv2:
             latent_dim=config.latent_dim,
         )
 
-    def batch(
-        self, pictures: LabelledPictures, config: Config, size: int, rng: np.random.Generator
-    ) -> Batch:
-        """See ``ModelFamily.batch``."""
-        from facestyle.families.stargan_v2.objective import draw_batch
+    def sample(
+        self, pictures: LabelledPictures, config: Config, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """See ``ModelFamily.sample``."""
+        from facestyle.families.stargan_v2.objective import sample
 
-        return draw_batch(pictures, config, size, rng)
+        return sample(pictures, config, rng)
 
     def task(self, config: Config, domains: int, *, device: str, bf16: bool, compile: bool) -> Task:
         """See ``ModelFamily.task``. A high-pass needs the landmark network in the cache."""
@@ -183,6 +189,10 @@ class StarGANv2:
 
         fan = landmark_network(None) if config.w_hpf > 0 else None
         return Task(config, domains, device=device, bf16=bf16, compile=compile, fan=fan)
+
+    def published(self, parts: Mapping[str, Mapping[str, Tensor]], steps: int) -> dict[str, Any]:
+        """See ``ModelFamily.published``."""
+        return {f"{steps:06d}_nets_ema.ckpt": {part: dict(state) for part, state in parts.items()}}
 
 
 def _sizes(checkpoint: Checkpoint) -> Sizes:

@@ -10,9 +10,10 @@ published order and owns the optimisers. Knows nothing of files, folders or prog
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,12 +31,14 @@ from facestyle.families.stargan_v2.networks import (
     high_pass_masks,
     landmark_heatmaps,
 )
+from facestyle.updates import Optimisers
 
 if TYPE_CHECKING:
     from facestyle.training.data import LabelledPictures
 
 Masks = tuple[Tensor, Tensor] | None
 Losses = dict[str, Tensor]
+Batch = Mapping[str, Tensor]  # by the names of the legend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,40 +87,19 @@ class Config:
     half the work an iteration; not the published way."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """One iteration's pictures and latent codes, see the legend above."""
-
-    x_NCHW: Tensor
-    y_N: Tensor
-    ref_NCHW: Tensor
-    ref2_NCHW: Tensor
-    y_ref_N: Tensor
-    z_NL: Tensor
-    z2_NL: Tensor
-
-
-def draw_batch(
-    pictures: LabelledPictures, config: Config, batch_size: int, rng: np.random.Generator
-) -> Batch:
-    """One iteration's batch: every domain equally likely, a reference is two random pictures
-    of one domain (the published weighted sampler), latent codes standard normal."""
-
-    def stack(domains: np.ndarray) -> Tensor:
-        faces = [pictures.load(domain, rng, config.image_size) for domain in domains]
-        return torch.from_numpy(np.stack(faces)).contiguous(memory_format=torch.channels_last)
-
-    y, y_ref = (rng.integers(len(pictures.domains), size=batch_size) for _ in range(2))
-    z, z2 = (rng.standard_normal((batch_size, config.latent_dim), np.float32) for _ in range(2))
-    return Batch(
-        x_NCHW=stack(y),
-        y_N=torch.from_numpy(y),
-        ref_NCHW=stack(y_ref),
-        ref2_NCHW=stack(y_ref),
-        y_ref_N=torch.from_numpy(y_ref),
-        z_NL=torch.from_numpy(z),
-        z2_NL=torch.from_numpy(z2),
-    )
+def sample(
+    pictures: LabelledPictures, config: Config, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """One item: every domain equally likely (the published weighted sampler), a reference is
+    two random pictures of one domain, latent codes standard normal."""
+    domains = len(pictures.domains)
+    y, y_ref = (int(rng.integers(domains)) for _ in range(2))
+    x, ref, ref2 = (pictures.load(d, rng, config.image_size) for d in (y, y_ref, y_ref))
+    z, z2 = (rng.standard_normal(config.latent_dim, np.float32) for _ in range(2))
+    return {
+        "x_NCHW": x, "y_N": np.array(y), "ref_NCHW": ref, "ref2_NCHW": ref2,
+        "y_ref_N": np.array(y_ref), "z_NL": z, "z2_NL": z2,
+    }  # fmt: skip
 
 
 def realness_loss(logits_N: Tensor, real: bool) -> Tensor:
@@ -191,30 +173,25 @@ class Task:
             for part, net in self.networks.items()
             if part != "discriminator"
         }
-        self.optimisers = {
-            part: torch.optim.Adam(
-                net.parameters(),
-                lr=config.mapping_lr if part == "mapping_network" else config.lr,
-                betas=(0.0, config.beta2),
-                weight_decay=config.weight_decay,
-                fused=True,
-            )
-            for part, net in self.networks.items()
-        }
+        self.optimisers = Optimisers(
+            {
+                part: torch.optim.Adam(
+                    net.parameters(),
+                    lr=config.mapping_lr if part == "mapping_network" else config.lr,
+                    betas=(0.0, config.beta2),
+                    weight_decay=config.weight_decay,
+                    fused=True,
+                )
+                for part, net in self.networks.items()
+            }
+        )
         if compile:
             for net in self.networks.values():
                 net.compile(dynamic=False)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One iteration in the published order; returns the losses by name."""
+        """One iteration in the published order; the losses by name. See the legend above."""
         config, k = self.config, self.step_index
-        batch = replace(
-            batch,
-            **{
-                f.name: getattr(batch, f.name).to(self.device, non_blocking=True)
-                for f in fields(batch)
-            },
-        )
         latent = not config.alternate or k % 2 == 0
         reference = not config.alternate or k % 2 == 1
         losses: Losses = {}
@@ -240,22 +217,23 @@ class Task:
         self._train_only("discriminator")
         with torch.no_grad(), self._autocast():
             s = self._style(batch, source, first=True)
-            fake = self.networks["generator"](batch.x_NCHW, s, self._masks(batch.x_NCHW))
+            fake = self.networks["generator"](batch["x_NCHW"], s, self._masks(batch["x_NCHW"]))
         losses: Losses = {}
         # `forward` is the uncompiled call: a compiled one has no second derivative.
         penalised = self.step_index // (2 if config.alternate else 1) % config.r1_every == 0
-        x = batch.x_NCHW.detach().requires_grad_(penalised)
-        with self._autocast():
+        x = batch["x_NCHW"].detach().requires_grad_(penalised)
+        with self._autocast(not penalised):  # a squared gradient needs all digits
             judge = discriminator.forward if penalised else discriminator
-            logits_real = judge(x, batch.y_N).float()
-            logits_fake = discriminator(fake, batch.y_ref_N).float()
+            logits_real = judge(x, batch["y_N"]).float()
+        with self._autocast():
+            logits_fake = discriminator(fake, batch["y_ref_N"]).float()
         losses["real"] = realness_loss(logits_real, real=True)
         losses["fake"] = realness_loss(logits_fake, real=False)
         total = losses["real"] + losses["fake"]
         if penalised:
             losses["reg"] = r1_penalty(logits_real, x)
             total = total + config.r1 * config.r1_every * losses["reg"]
-        self._update(total, "discriminator")
+        self.optimisers.update(total, "discriminator")
         return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
 
     def _generator_step(self, batch: Batch, source: str) -> Losses:
@@ -276,21 +254,21 @@ class Task:
             - weight * losses["ds"]
             + config.cycle * losses["cyc"]
         )
-        self._update(total, *trained)
+        self.optimisers.update(total, *trained)
         return {f"G/{source}/{name}": value.detach() for name, value in losses.items()}
 
     def _generator_losses(self, batch: Batch, source: str) -> Losses:
         """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4)."""
         generator, encoder = self.networks["generator"], self.networks["style_encoder"]
-        x, masks = batch.x_NCHW, self._masks(batch.x_NCHW)
+        x, masks = batch["x_NCHW"], self._masks(batch["x_NCHW"])
         s = self._style(batch, source, first=True)
         fake = generator(x, s, masks)
-        logits = self.networks["discriminator"](fake, batch.y_ref_N).float()
-        s_back = encoder(fake, batch.y_ref_N).float()
+        logits = self.networks["discriminator"](fake, batch["y_ref_N"]).float()
+        s_back = encoder(fake, batch["y_ref_N"]).float()
         # The second picture gets no gradient, so it needs no graph.
         with torch.no_grad():
             fake2 = generator(x, self._style(batch, source, first=False), masks)
-        s_source = encoder(x, batch.y_N)
+        s_source = encoder(x, batch["y_N"])
         back = generator(fake, s_source, self._masks(fake))
         return {
             "adv": realness_loss(logits, real=True),
@@ -301,28 +279,37 @@ class Task:
 
     def _style(self, batch: Batch, source: str, *, first: bool) -> Tensor:
         if source == "latent":
-            z = batch.z_NL if first else batch.z2_NL
-            return self.networks["mapping_network"](z, batch.y_ref_N)
-        ref = batch.ref_NCHW if first else batch.ref2_NCHW
-        return self.networks["style_encoder"](ref, batch.y_ref_N)
+            z = batch["z_NL"] if first else batch["z2_NL"]
+            return self.networks["mapping_network"](z, batch["y_ref_N"])
+        ref = batch["ref_NCHW"] if first else batch["ref2_NCHW"]
+        return self.networks["style_encoder"](ref, batch["y_ref_N"])
 
     def _masks(self, x_NCHW: Tensor) -> Masks:
         return high_pass_masks(landmark_heatmaps(self.fan, x_NCHW)) if self.fan else None
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    def _autocast(self, wanted: bool = True) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and wanted)
 
     def _train_only(self, *parts: str) -> None:
         """Gradients for these parts alone: what a step does not update costs nothing."""
         for part, net in self.networks.items():
             net.requires_grad_(part in parts)
 
-    def _update(self, loss: Tensor, *parts: str) -> None:
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for part in parts:
-            self.optimisers[part].step()
+    def ailments(self, losses: Mapping[str, float]) -> list[str]:
+        """A discriminator that has won or given up, and styles that all look alike."""
+        found = []
+        for source in ("latent", "reference"):
+            real, fake, adv, spread = (
+                losses.get(f"{name}/{source}/{loss}", math.nan)
+                for name, loss in (("D", "real"), ("D", "fake"), ("G", "adv"), ("G", "ds"))
+            )
+            if real + fake < 0.02 and adv > 5:
+                found.append(f"the discriminator tells all fakes ({source}): nothing is learnt")
+            if abs(real + fake - 2 * math.log(2)) < 0.002:
+                found.append(f"the discriminator tells nothing apart ({source})")
+            if spread < 0.01:
+                found.append(f"styles have collapsed ({source}): their pictures are equal")
+        return found
 
     def roles(self) -> dict[str, nn.Module]:
         """The averaged networks by inference role, for previews."""
@@ -345,7 +332,7 @@ class Task:
             "step": self.step_index,
             "networks": {part: net.state_dict() for part, net in self.networks.items()},
             "averages": {part: net.state_dict() for part, net in self.averages.items()},
-            "optimisers": {part: opt.state_dict() for part, opt in self.optimisers.items()},
+            "optimisers": self.optimisers.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -354,10 +341,10 @@ class Task:
         for mine, saved in (
             (self.networks, state["networks"]),
             (self.averages, state["averages"]),
-            (self.optimisers, state["optimisers"]),
         ):
-            for part, owner in mine.items():
-                owner.load_state_dict(saved[part])
+            for part, network in mine.items():
+                network.load_state_dict(saved[part])
+        self.optimisers.load_state_dict(state["optimisers"])
 
 
 def _he_init(module: nn.Module) -> None:
