@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import DETAIL, AlignedFace, align, paste, whole
+from facestyle.faces.align import DETAIL, AlignedFace, align, overlay, paste, whole
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
 
@@ -24,7 +24,7 @@ def restyle(
     *,
     detector: Detector | None = None,
     min_score: float | None = None,
-    detail: float = DETAIL,
+    detail: float | None = None,
 ) -> np.ndarray:
     """The picture with its face, or faces, in another style.
 
@@ -35,7 +35,8 @@ def restyle(
         detector: what finds faces; by default YuNet where its file is present, else the
             built-in one.
         min_score: the detector's score from which a candidate counts as a face.
-        detail: how much of the photo's own detail stays, 0 to 1, see ``align.paste``.
+        detail: how much of the photo's own detail stays, 0 to 1, see ``align.paste``; by
+            default ``usual_detail``.
 
     Returns:
         uint8 RGB of the same size; pixels outside the faces' masks are bit-equal.
@@ -45,7 +46,15 @@ def restyle(
         UsageError: the style's domain or the face choice does not exist.
     """
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
-    return paste_all(picture_HWC, aligned, translate_crops(aligned, model, style), detail=detail)
+    results_NHWC = translate_crops(aligned, model, style)
+    detail = usual_detail(model) if detail is None else detail
+    return paste_all(picture_HWC, aligned, results_NHWC, detail=detail)
+
+
+def usual_detail(model: Translator) -> float:
+    """``DETAIL`` for models of aligned faces. Others may turn a drawing into a face: nothing of
+    the drawing is to stay."""
+    return 0.0 if model.card.alignment == "none" else DETAIL
 
 
 def aligned_faces(
@@ -88,6 +97,20 @@ def paste_all(
     """Put crops back one after the other, the largest face first."""
     for one, result_HWC in zip(aligned, results_NHWC, strict=True):
         picture_HWC = paste(picture_HWC, one, result_HWC, detail=detail)
+    return picture_HWC
+
+
+def attention_overlay(
+    picture_HWC: np.ndarray, aligned: Sequence[AlignedFace], model: Translator, style: Style
+) -> np.ndarray:
+    """The picture under the generator's attention: red where it looks most, blue where least.
+
+    Raises:
+        UsageError: the model has no attention.
+    """
+    crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
+    for one, heat_1HW in zip(aligned, model.attention(crops_NCHW, style), strict=True):
+        picture_HWC = overlay(picture_HWC, one, heat_1HW[0])
     return picture_HWC
 
 

@@ -101,6 +101,21 @@ class Translator:
             )
         return self.card.domains.index(domain)
 
+    def domain_after(self, direction: str) -> str:
+        """The target of ``AtoB`` or ``BtoA`` in a model that goes between two domains.
+
+        Raises:
+            UsageError: another word, or another kind of model.
+        """
+        if len(self.card.domains) != 2 or "fixed" not in self.card.styles:
+            raise UsageError(
+                f"{self._name} ({self.card.family}) has no directions",
+                f"choose --domain, one of: {', '.join(self.card.domains)}",
+            )
+        if direction not in ("AtoB", "BtoA"):
+            raise UsageError(f"unknown direction '{direction}'", "AtoB or BtoA")
+        return self.card.domains[direction == "AtoB"]
+
     def style(
         self, domain: str | None = None, *, seed: int | None = None, psi: float | None = None
     ) -> Style:
@@ -225,16 +240,20 @@ class Translator:
             role = "generator"
         return np.clip(self.backend.run(role, faces_NCHW, *arrays), -1, 1)
 
+    def needs_attention(self, style: Style) -> str:
+        """The role that shows what the generator looks at; raises UsageError without one."""
+        role = f"attention.{style.domain}"
+        if role not in self.backend.roles:
+            raise self._cannot("show attention: its networks have none")
+        return role
+
     def attention(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
         """What the generator looks at: heatmaps (N, 1, h, w), larger where it looks more.
 
         Raises:
             UsageError: the model has no attention.
         """
-        role = f"attention.{style.domain}"
-        if role not in self.backend.roles:
-            raise self._cannot("show attention: its networks have none")
-        return self.backend.run(role, faces_NCHW)
+        return self.backend.run(self.needs_attention(style), faces_NCHW)
 
     def labels(self, faces_NCHW: np.ndarray, edit: Edit) -> np.ndarray:
         """The label vectors (N, A) that ask the generator for faces with these changes.

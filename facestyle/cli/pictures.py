@@ -5,7 +5,7 @@ One journey (``restyling``) with two ways to a style. Here stand the options alo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,7 @@ import typer
 from facestyle.cli import options
 from facestyle.cli.report import reporting
 from facestyle.cli.restyling import Wish, naming, restyle_all, template_of
-from facestyle.errors import InputError, NoFaceError
+from facestyle.errors import InputError, NoFaceError, UsageError
 
 if TYPE_CHECKING:
     from facestyle.faces import Detector
@@ -64,17 +64,44 @@ DEFAULT_MODEL = "female-male"
 
 def translate(
     inputs: Inputs,
-    domain: Annotated[str, typer.Option("--domain", "-d", help="The domain to go to.")],
+    domain: Annotated[
+        str | None,
+        typer.Option("--domain", "-d", help="The domain to go to, if the model has several."),
+    ] = None,
     output: Output = None,
     model: options.Model = DEFAULT_MODEL,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the latent code.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Seed of the latent code (0), or of dropout noise."),
+    ] = None,
     count: Annotated[
         int, typer.Option("--count", "-n", min=1, help="Styles a picture: seeds SEED, SEED+1, ...")
     ] = 1,
     psi: Annotated[
-        float,
+        float | None,
         typer.Option("--psi", min=0, max=2, help="Truncation: 0 the mean style, 1 as sampled."),
-    ] = 1.0,
+    ] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option("--direction", help="AtoB or BtoA: the domain of a two-way model."),
+    ] = None,
+    set_on: Annotated[
+        str | None, typer.Option("--set", help="Attributes to switch on, e.g. Blond_Hair,Young.")
+    ] = None,
+    set_off: Annotated[
+        str | None, typer.Option("--unset", help="Attributes to switch off.")
+    ] = None,
+    flip: Annotated[
+        str | None, typer.Option("--flip", help="Attributes to reverse, e.g. Male.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Attributes that the picture has; else the model looks."),
+    ] = None,
+    cam: Annotated[
+        bool,
+        typer.Option("--cam", help="Write the attention heatmap beside the result (U-GAT-IT)."),
+    ] = False,
     face: FaceChoice = "largest",
     detector: DetectorName = "auto",
     min_score: MinScore = None,
@@ -97,7 +124,7 @@ def translate(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Take faces to a domain, in a style drawn from a seed.
+    """Take faces to a domain, or change their attributes, in the model's own way.
 
     Example: facestyle translate photo.jpg --domain female
     """
@@ -106,15 +133,43 @@ def translate(
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
         detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
-        device=device, precision=precision, offline=offline,
+        device=device, precision=precision, offline=offline, cam=cam,
     )  # fmt: skip
 
     def styles(translator: Translator, _: Callable[[], Detector]) -> list[Style]:
-        return [translator.sample_style(domain, seed + i, psi) for i in range(count)]
+        if edits:
+            return [translator.edited(Edit(**edits))]
+        to = domain if direction is None else translator.domain_after(direction)
+        if count == 1:
+            return [translator.style(to, seed=seed, psi=psi)]
+        return [translator.style(to, seed=(seed or 0) + i, psi=psi) for i in range(count)]
 
-    suffixes = [domain] if count == 1 else [f"{domain}-{seed + i}" for i in range(count)]
     with reporting(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug) as report:
+        from facestyle.translator import Edit
+
+        given = {"on": set_on, "off": set_off, "flip": flip, "source": source}
+        edits = {key: _names(text) for key, text in given.items() if text is not None}
+        ways = {"--domain": domain, "--direction": direction, "--set, --unset, --flip": edits}
+        if len(chosen := [way for way, value in ways.items() if value]) > 1:
+            raise UsageError(f"{' and '.join(chosen)} do not go together", "give one of them")
+        drawn = {"--seed": seed is not None, "--psi": psi is not None, "--count": count > 1}
+        if edits and (idle := [option for option, is_given in drawn.items() if is_given]):
+            raise UsageError(f"{', '.join(idle)}: no effect on attributes", "leave it out")
+        words = [word for key in ("on", "off", "flip") for word in _words(key, edits)]
+        base = domain or direction or "-".join(words) or "translated"
+        suffixes = [base] if count == 1 else [f"{base}-{(seed or 0) + i}" for i in range(count)]
         restyle_all(wish, styles, suffixes, report)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """``"Young,Male"`` → ("Young", "Male"); ``""`` → ()."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _words(key: str, edits: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """For the result's name: ``Young``, ``no-Young``, ``flip-Young``."""
+    before = {"on": "", "off": "no-", "flip": "flip-"}[key]
+    return [f"{before}{name}" for name in edits.get(key, ())]
 
 
 def reference(
@@ -157,7 +212,7 @@ def reference(
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
         detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
-        device=device, precision=precision, offline=offline,
+        device=device, precision=precision, offline=offline, cam=False,
     )  # fmt: skip
 
     def styles(translator: Translator, detector: Callable[[], Detector]) -> list[Style]:

@@ -22,6 +22,7 @@ from facestyle.errors import FacestyleError, InputError, PartialBatchError, Usag
 
 if TYPE_CHECKING:
     from facestyle.faces import Detector
+    from facestyle.faces.align import AlignedFace
     from facestyle.images import Picture
     from facestyle.translator import Style, Translator
 
@@ -50,6 +51,7 @@ class Wish:
     device: str
     precision: str
     offline: bool
+    cam: bool
 
 
 StyleMaker = Callable[["Translator", Callable[[], "Detector"]], "list[Style]"]
@@ -86,6 +88,8 @@ def restyle_all(
         )
     detector = _lazy_detector(wish, report)
     styles = make_styles(translator, detector)
+    if wish.cam:
+        translator.needs_attention(styles[0])
     report.detail(f"{path} by {translator.backend.about}")
     _tell_without_effect(wish, translator, report)
     if template_of(wish, translator) != "none":
@@ -129,6 +133,8 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
     extension = output_extension("", wish.format or "png")
     if wish.crop_only and wish.face == "all":
         raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
+    if wish.cam and wish.output == STDIO:
+        raise UsageError("--cam writes a second picture, stdout takes one", "give a file: -o FILE")
     if wish.output == STDIO and report.as_json:
         raise UsageError("--json and -o - both write to stdout", "give a file: -o FILE")
 
@@ -164,10 +170,10 @@ class _Session:
         sha256: str,
         report: Reporter,
     ) -> None:
-        from facestyle.faces.align import DETAIL
+        from facestyle.pipeline import usual_detail
 
         self.wish = wish
-        self.detail = DETAIL if wish.detail is None else wish.detail
+        self.detail = usual_detail(translator) if wish.detail is None else wish.detail
         self.translator = translator
         self.detector = detector
         self.styles = styles
@@ -212,7 +218,23 @@ class _Session:
             )
             if lost:
                 self.report.note(f"{job.target or 'stdout'}: {lost}")
+            if wish.cam and job.target is not None:
+                self.write_attention(picture, aligned, style, job.target)
             self.tell(job, style, len(aligned))
+
+    def write_attention(
+        self, picture: Picture, aligned: Sequence[AlignedFace], style: Style, target: Path
+    ) -> None:
+        """The heatmap over the photo, beside the result."""
+        from facestyle.images import write_picture
+        from facestyle.pipeline import attention_overlay
+
+        overlay_HWC = attention_overlay(picture.pixels_HWC, aligned, self.translator, style)
+        beside = target.with_name(f"{target.stem}.cam{target.suffix}")
+        write_picture(
+            beside, picture.with_pixels(overlay_HWC), recipe=self.recipe(style), mark=self.wish.mark
+        )
+        self.report.result({"output": str(beside), "status": "attention"}, str(beside))
 
     def recipe(self, style: Style) -> dict[str, object]:
         """All that is needed to make the same picture again."""

@@ -215,6 +215,29 @@ def paste(
     return output
 
 
+def overlay(picture_HWC: Pixels, aligned: AlignedFace, heat_HW: Floats) -> Pixels:
+    """The picture with a heatmap (any size, any range) half and half over the face's mask, in
+    the colours of U-GAT-IT's paper: blue the least, red the most."""
+    height, width = picture_HWC.shape[:2]
+    output = picture_HWC.copy()
+    window, to_window = _window(aligned, height, width)
+    if window is None:
+        return output
+    least, most = float(heat_HW.min()), float(heat_HW.max())
+    heat = (heat_HW - least) / (most - least or 1.0)
+    # Cubic, as _to_picture enlarges: a map of 16 px must not show its squares.
+    fine = cv2.resize(
+        heat.astype(np.float32), (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_CUBIC
+    )
+    shape = output[window].shape[:2]
+    placed = np.clip(_to_picture(fine, aligned, to_window, shape, MASK_SIDE), 0, 1)
+    bgr = cv2.applyColorMap(np.rint(placed * 255).astype(np.uint8), cv2.COLORMAP_JET)
+    share = 0.5 * _window_mask(aligned, to_window, shape)[..., None]
+    mixed = output[window] + share * (bgr[..., ::-1].astype(np.float32) - output[window])
+    output[window] = np.rint(mixed).astype(np.uint8)
+    return output
+
+
 def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tuple[Floats, Floats]:
     """gain, offset (H, W, 3) with change ≈ gain · guide + offset in every window."""
     size = 2 * max(1, round(GUIDE_RADIUS * side)) + 1
