@@ -47,14 +47,14 @@ def restyle(
     """
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
     results_NHWC = translate_crops(aligned, model, style)
-    detail = usual_detail(model) if detail is None else detail
+    detail = usual_detail(model.card.alignment) if detail is None else detail
     return paste_all(picture_HWC, aligned, results_NHWC, detail=detail)
 
 
-def usual_detail(model: Translator) -> float:
-    """``DETAIL`` for models of aligned faces. Others may turn a drawing into a face: nothing of
-    the drawing is to stay."""
-    return 0.0 if model.card.alignment == "none" else DETAIL
+def usual_detail(template: str) -> float:
+    """``DETAIL`` for aligned faces. A ready crop may be a drawing that becomes a face: nothing
+    of the drawing is to stay."""
+    return 0.0 if template == "none" else DETAIL
 
 
 def aligned_faces(

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "facestyle"
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"training", "pipeline"},
+    {"convert", "training", "pipeline"},
     {"translator"},
     {"families"},
     {"backend_torch", "faces", "updates"},

@@ -63,6 +63,7 @@ app = typer.Typer(
 app.command()(pictures.translate)
 app.command()(pictures.reference)
 app.command()(train.train)
+app.command("train-report")(train.train_report)
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 

@@ -176,3 +176,31 @@ def path(model: Name, as_json: options.Json = False, debug: options.Debug = Fals
 
         found = str(weights.resolve(model, offline=True))
         report.result({"path": found}, found)
+
+
+@app.command()
+def convert(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a file, or a name of 'facestyle models list'.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .safetensors file, or a folder.")
+    ],
+    layout: Annotated[
+        str, typer.Option("--layout", help="facestyle (safetensors with a card) or published.")
+    ] = "facestyle",
+    half: Annotated[bool, typer.Option("--half", help="float16, half the size.")] = False,
+    domains: options.Domains = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a finished run or a checkpoint in our layout, or in the published program's.
+
+    Example: facestyle models convert female-male -o published/ --layout published
+    """
+    with reporting(as_json=as_json, debug=debug) as report:
+        from facestyle.convert import convert as convert_model
+
+        names = options.domain_names(domains)
+        for path in convert_model(model, output, layout, half=half, domains=names):
+            report.result({"path": str(path)}, str(path))

@@ -173,7 +173,8 @@ class _Session:
         from facestyle.pipeline import usual_detail
 
         self.wish = wish
-        self.detail = usual_detail(translator) if wish.detail is None else wish.detail
+        template = template_of(wish, translator)
+        self.detail = usual_detail(template) if wish.detail is None else wish.detail
         self.translator = translator
         self.detector = detector
         self.styles = styles

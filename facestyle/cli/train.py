@@ -145,3 +145,25 @@ def _tell_estimate(found: Any, report: Reporter) -> None:
             ]
         ),
     )
+
+
+def train_report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file (RUN/report.html).")
+    ] = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write one HTML page with a run's curves, samples and settings.
+
+    Example: facestyle train-report runs/run-1
+    """
+    with reporting(as_json=as_json, debug=debug) as report:
+        from facestyle.checkpoint import write_atomically
+        from facestyle.training.report import run_report
+
+        page = run_report(run)
+        target = output or run / "report.html"
+        write_atomically(target, lambda path: path.write_text(page, encoding="utf-8"))
+        report.result({"report": str(target)}, str(target))

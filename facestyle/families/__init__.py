@@ -57,6 +57,11 @@ class ModelFamily(Protocol):
         """
         ...
 
+    def parts(self, checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
+        """The state dicts that make the finished model, by part; what a training checkpoint
+        holds beside them is left out, companion files are brought in."""
+        ...
+
     presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Preset → what differs from the defaults, as ``[run]`` and ``[<family>]`` tables."""
 

@@ -150,6 +150,11 @@ class StarGANv2:
             built["generator"] = networks.MaskedGenerator(built["generator"], fan)
         return {PARTS[part]: network.eval() for part, network in built.items()}
 
+    def parts(self, checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
+        """See ``ModelFamily.parts``."""
+        wanted = (*PARTS, "fan")
+        return {part: state for part, state in checkpoint.parts.items() if part in wanted}
+
     def config(self) -> Config:
         """See ``ModelFamily.config``."""
         from facestyle.families.stargan_v2.objective import Config
