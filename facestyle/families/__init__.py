@@ -1,13 +1,14 @@
 """The model families: what each must offer, and which one a checkpoint belongs to.
 
-A family is one folder beside this file that holds a ``FAMILY``; this module knows their
-names and nothing else of them. Imports no torch: a family imports its networks when used.
+A family is one folder beside this file that holds a ``FAMILY``; this module finds the folders
+and knows nothing else of them. Imports no torch: a family imports its networks when used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol
 
 from facestyle.card import ModelCard
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from facestyle.updates import Optimisers
 
 Shapes = Mapping[str, Mapping[str, Sequence[int]]]  # part → tensor name → shape
-
-FAMILIES = ("stargan_v2",)
 
 
 class ModelFamily(Protocol):
@@ -134,8 +133,9 @@ class Task(Protocol):
 
 
 def families() -> dict[str, ModelFamily]:
-    """Every family by name."""
-    found = (import_module(f"facestyle.families.{folder}").FAMILY for folder in FAMILIES)
+    """Every family by name, in the alphabetical order of the folders."""
+    folders = sorted(module.name for module in iter_modules(__path__) if module.ispkg)
+    found = (import_module(f"{__name__}.{folder}").FAMILY for folder in folders)
     return {family.name: family for family in found}
 
 

@@ -111,7 +111,7 @@ class PairedPictures:
     files: tuple[tuple[Path, Path], ...]
     """Input and target; twice the same file where it holds both side by side."""
     flipped: bool = False
-    """Learn the other direction."""
+    """The target is the left half."""
 
     def load_pair(
         self, rng: np.random.Generator, side: int, load_side: int
@@ -252,7 +252,10 @@ def paired_pictures(root: Path, names: Sequence[str] = ()) -> PairedPictures:
     if len(names) > 1:
         raise UsageError(f"{root} has no folders {' and '.join(names)}", "name the target alone")
     both = _files(root / "train" if (root / "train").is_dir() else root)
-    return PairedPictures(domains=tuple(names or ("B",)), files=tuple((p, p) for p in both))
+    # The published programs call the left half A and the right one B.
+    return PairedPictures(
+        domains=tuple(names or ("B",)), files=tuple((p, p) for p in both), flipped=tuple(names) == ("A",)
+    )
 
 
 def attribute_pictures(

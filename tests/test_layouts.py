@@ -1,0 +1,169 @@
+"""How training pictures lie in folders: what is listed, how it is cut, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facestyle.errors import InputError, UsageError
+from facestyle.training.data import (
+    AttributePictures,
+    LabelledPictures,
+    attribute_pictures,
+    labelled_folders,
+    paired_pictures,
+    read_layout,
+    unpaired_folders,
+)
+
+
+def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (16, 16)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def mean_colour(picture_CHW: np.ndarray) -> list[int]:
+    return [round(float(v)) for v in (picture_CHW.mean(axis=(1, 2)) + 1) * 127.5]
+
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+# --- unpaired ---------------------------------------------------------------------------------
+
+
+def test_the_published_folders_trainA_and_trainB_are_domains_a_and_b(tmp_path: Path) -> None:
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        paint(tmp_path / folder / "1.png", RED if folder.endswith("A") else BLUE)
+    pictures = unpaired_folders(tmp_path)
+    assert pictures.domains == ("A", "B")
+    assert pictures.counts() == {"A": 1, "B": 1}
+    rng = np.random.default_rng(0)
+    assert mean_colour(pictures.jittered(1, rng, 8, 10)) == [0, 0, 200]
+
+
+def test_two_named_folders_are_two_domains_and_their_order_can_be_chosen(tmp_path: Path) -> None:
+    for name in ("anime", "portrait", "other"):
+        paint(tmp_path / name / "1.png", RED)
+    assert unpaired_folders(tmp_path, ("portrait", "anime")).domains == ("portrait", "anime")
+    with pytest.raises(UsageError, match="holds 3 domains"):
+        unpaired_folders(tmp_path)
+
+
+def test_jitter_cuts_and_mirrors_at_random_and_the_same_for_the_same_stream(
+    tmp_path: Path,
+) -> None:
+    ramp = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (25, 1))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.stack([ramp, ramp.T, ramp * 0], axis=2)).save(tmp_path / name / "1.png")
+    pictures = unpaired_folders(tmp_path)
+    cuts = [pictures.jittered(0, np.random.default_rng(seed), 16, 25) for seed in range(20)]
+    again = pictures.jittered(0, np.random.default_rng(3), 16, 25)
+    assert np.array_equal(cuts[3], again)
+    assert {cut.shape for cut in cuts} == {(3, 16, 16)}
+    rising = {bool(cut[0, 0, -1] > cut[0, 0, 0]) for cut in cuts}
+    assert rising == {True, False}  # some are mirrored
+    assert all(cut[1, -1, 0] > cut[1, 0, 0] for cut in cuts)  # none upside down
+    assert len({float(cut[1, 0, 0]) for cut in cuts}) > 5  # cut at many heights
+
+
+# --- paired -----------------------------------------------------------------------------------
+
+
+def test_pairs_side_by_side_are_cut_in_the_middle_and_jittered_alike(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    ramp = np.linspace(0, 255, 20).astype(np.uint8)
+    pixels[:, :20, 0] = ramp  # the input rises from left to right in red
+    pixels[:, 20:, 2] = ramp  # so does the target in blue
+    (tmp_path / "train").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "train" / "1.png")
+    pictures = paired_pictures(tmp_path)
+    assert pictures.domains == ("B",)
+    for seed in range(8):
+        a, b = pictures.load_pair(np.random.default_rng(seed), 16, 20)
+        assert np.array_equal(a[0], b[2])  # the same crop and mirror for both
+    (source,), (target,) = pictures.sources(1, 20), pictures.members("B", 1, 20)
+    assert source[2].max() == -1
+    assert target[0].max() == -1
+    assert np.array_equal(paired_pictures(tmp_path, ("A",)).sources(1, 20)[0], target)
+
+
+def test_pairs_in_two_folders_meet_by_name(tmp_path: Path) -> None:
+    for name, number in (("edges", "1"), ("edges", "2"), ("faces", "1"), ("faces", "2")):
+        paint(tmp_path / name / f"{number}.png", RED if name == "edges" else BLUE)
+    pictures = paired_pictures(tmp_path)
+    assert pictures.domains == ("faces",)
+    assert len(pictures.files) == 2
+    other = paired_pictures(tmp_path, ("faces", "edges"))
+    assert mean_colour(other.sources(1, 8)[0]) == [0, 0, 200]
+    (tmp_path / "faces" / "2.png").unlink()
+    with pytest.raises(InputError, match="2 is in only one of edges and faces"):
+        paired_pictures(tmp_path)
+
+
+# --- attributes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attributed(tmp_path: Path) -> Path:
+    """Three red pictures that smile, two blue ones that do not, one that nobody listed."""
+    for number in range(6):
+        paint(tmp_path / f"{number}.png", RED if number < 3 else BLUE, (20, 30))
+    rows = [f"{n}.png,{int(n < 3)},{n % 2}" for n in range(5)]
+    (tmp_path / "attributes.csv").write_text("file,Smiling,Odd\n" + "\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_attributes_follow_their_pictures(attributed: Path) -> None:
+    pictures = attribute_pictures(attributed, ("Smiling",))
+    assert isinstance(pictures, AttributePictures)
+    assert pictures.counts() == {"Smiling": 3}
+    assert len(pictures.files) == 5
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        picture, label = pictures.load_labelled(rng, 8, 16)
+        assert picture.shape == (3, 8, 8)
+        assert (mean_colour(picture)[0] > 100) == bool(label[0])
+    assert [mean_colour(p) for p in pictures.members("Smiling", 9, 8)] == [[200, 0, 0]] * 3
+    assert {tuple(attribute_pictures(attributed).label(rng)) for _ in range(50)} == {
+        (1, 0), (1, 1), (0, 1), (0, 0)
+    }  # fmt: skip
+
+
+def test_an_attribute_that_the_list_lacks_is_refused_with_those_it_has(attributed: Path) -> None:
+    with pytest.raises(UsageError, match=r"no attribute 'Male'") as caught:
+        attribute_pictures(attributed, ("Male",))
+    assert "Smiling, Odd" in str(caught.value.hint)
+
+
+def test_without_a_list_folders_are_one_hot_labels(tmp_path: Path) -> None:
+    paint(tmp_path / "happy" / "1.png", RED)
+    paint(tmp_path / "sad" / "1.png", BLUE)
+    pictures = attribute_pictures(tmp_path)
+    assert isinstance(pictures, LabelledPictures)
+    rng = np.random.default_rng(0)
+    labels = {tuple(pictures.load_labelled(rng, 8, 0)[1]) for _ in range(20)}
+    assert labels == {(1.0, 0.0), (0.0, 1.0)}
+
+
+# --- halves -----------------------------------------------------------------------------------
+
+
+def test_of_prepared_data_the_train_half_is_read(tmp_path: Path) -> None:
+    for half, count in (("train", 3), ("val", 1)):
+        for domain in ("female", "male"):
+            for number in range(count):
+                paint(tmp_path / half / domain / f"{number}.png", RED)
+    assert read_layout("labelled", tmp_path).counts() == {"female": 3, "male": 3}
+
+
+def test_domains_can_be_chosen_and_ordered(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        paint(tmp_path / name / "1.png", RED)
+    assert labelled_folders(tmp_path, ("c", "a")).domains == ("c", "a")
+    with pytest.raises(InputError, match="no folder"):
+        labelled_folders(tmp_path, ("c", "x"))
