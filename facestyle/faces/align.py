@@ -230,7 +230,9 @@ def overlay(picture_HWC: Pixels, aligned: AlignedFace, heat_HW: Floats) -> Pixel
         heat.astype(np.float32), (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_CUBIC
     )
     shape = output[window].shape[:2]
-    placed = np.clip(_to_picture(fine, aligned, to_window, shape, MASK_SIDE), 0, 1)
+    placed = np.clip(
+        _to_picture(np.asarray(fine, np.float32), aligned, to_window, shape, MASK_SIDE), 0, 1
+    )
     bgr = cv2.applyColorMap(np.rint(placed * 255).astype(np.uint8), cv2.COLORMAP_JET)
     share = 0.5 * _window_mask(aligned, to_window, shape)[..., None]
     mixed = output[window] + share * (bgr[..., ::-1].astype(np.float32) - output[window])

@@ -115,10 +115,6 @@ class Task(Protocol):
         """What the mean losses of some iterations say is going wrong, one line each."""
         ...
 
-    def roles(self) -> dict[str, nn.Module]:
-        """The networks as inference runs them, by role."""
-        ...
-
     def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
         """The state dicts that make the finished model, by their published names."""
         ...

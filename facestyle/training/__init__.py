@@ -234,7 +234,7 @@ def _previewer(
         watcher.announce("no train/ and val/: sheets and scores are of training pictures")
     else:
         pictures = LAYOUTS[family.layout](held_out, pictures.domains)
-    return Previewer(task, card, pictures, folder / "samples", settings["device"])
+    return Previewer(family, task, card, pictures, folder / "samples", settings["device"])
 
 
 def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:

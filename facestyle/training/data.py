@@ -253,9 +253,9 @@ def paired_pictures(root: Path, names: Sequence[str] = ()) -> PairedPictures:
         raise UsageError(f"{root} has no folders {' and '.join(names)}", "name the target alone")
     both = _files(root / "train" if (root / "train").is_dir() else root)
     # The published programs call the left half A and the right one B.
-    return PairedPictures(
-        domains=tuple(names or ("B",)), files=tuple((p, p) for p in both), flipped=tuple(names) == ("A",)
-    )
+    domains = tuple(names or ("B",))
+    files = tuple((path, path) for path in both)
+    return PairedPictures(domains=domains, files=files, flipped=domains == ("A",))
 
 
 def attribute_pictures(

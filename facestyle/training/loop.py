@@ -315,6 +315,8 @@ def resume(task: Task, folder: Path) -> None:
 
 def forget_after(folder: Path, step: int) -> None:
     """Drop the metrics of iterations that a resumed run will do again."""
+    if not (folder / METRICS_FILE).is_file():
+        return
     lines = [line for line in read_metrics(folder) if line["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_atomically(folder / METRICS_FILE, lambda path: path.write_text(text, encoding="utf-8"))

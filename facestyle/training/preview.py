@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facestyle.backend_torch import TorchBackend
+from facestyle.checkpoint import Checkpoint
 from facestyle.images import Picture, from_model, write_picture
 from facestyle.training.loop import Sheet
 from facestyle.training.score import sliced_wasserstein
@@ -20,7 +21,7 @@ from facestyle.translator import Style, Translator
 
 if TYPE_CHECKING:
     from facestyle.card import ModelCard
-    from facestyle.families import Task
+    from facestyle.families import ModelFamily, Task
     from facestyle.training.data import Pictures
 
 ROWS = 6  # sources
@@ -34,9 +35,16 @@ class Previewer:
     """Called with a step, writes ``<folder>/<step>.png``."""
 
     def __init__(
-        self, task: Task, card: ModelCard, pictures: Pictures, folder: Path, device: str = "cpu"
+        self,
+        family: ModelFamily,
+        task: Task,
+        card: ModelCard,
+        pictures: Pictures,
+        folder: Path,
+        device: str = "cpu",
     ) -> None:
         """``pictures`` are those that are held out, where there are any."""
+        self.family = family
         self.task = task
         self.card = card
         self.folder = folder
@@ -57,7 +65,11 @@ class Previewer:
 
     def __call__(self, step: int) -> Sheet:
         """Draw the sheet of an iteration; its score is the mean distance over the domains."""
-        translator = Translator(self.card, TorchBackend(self.task.roles(), self.device))
+        # As a file of the model would be loaded; the tensors are the task's own.
+        parts = {part: dict(state) for part, state in self.task.model_parts().items()}
+        checkpoint = Checkpoint(path=self.folder, parts=parts, card=self.card)
+        modules = self.family.modules(checkpoint, self.card)
+        translator = Translator(self.card, TorchBackend(modules, self.device))
         columns = [_column(None, self.sources)]
         distances = []
         for domain in self.card.domains:

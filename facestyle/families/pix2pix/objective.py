@@ -8,7 +8,6 @@ and owns the optimisers. Knows nothing of files, folders or progress bars.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -165,11 +164,6 @@ class Task:
         if abs(judged - GUESSING) < NEAR:
             return ["the discriminator tells nothing apart: try a larger judge_width or a lower l1"]
         return []
-
-    def roles(self) -> dict[str, nn.Module]:
-        """The generator as it stands, by running statistics and without dropout."""
-        # A copy: the network in training stays in training mode.
-        return {"generator": copy.deepcopy(self.networks["G"]).eval()}
 
     def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
         """The finished model: the generator with its running statistics."""

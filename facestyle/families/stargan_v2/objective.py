@@ -25,7 +25,6 @@ from facestyle.families.stargan_v2.networks import (
     Discriminator,
     Generator,
     MappingNetwork,
-    MaskedGenerator,
     Sizes,
     StyleEncoder,
     high_pass_masks,
@@ -310,17 +309,6 @@ class Task:
             if spread < 0.01:
                 found.append(f"styles have collapsed ({source}): their pictures are equal")
         return found
-
-    def roles(self) -> dict[str, nn.Module]:
-        """The averaged networks by inference role, for previews."""
-        generator: nn.Module = self.averages["generator"]
-        if self.fan is not None:
-            generator = MaskedGenerator(generator, self.fan)
-        return {
-            "generator": generator,
-            "mapping": self.averages["mapping_network"],
-            "encoder": self.averages["style_encoder"],
-        }
 
     def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
         """The finished model: the averaged networks, by their published names."""
