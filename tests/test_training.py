@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ from facestyle.families.stargan_v2.objective import (
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import Progress, Sheet, fit, read_metrics
+from facestyle.training.report import run_report
 from facestyle.training.score import sliced_wasserstein
 from facestyle.updates import Optimisers
 
@@ -436,3 +439,35 @@ def test_a_term_signal_saves_and_the_run_goes_on_to_the_same_weights(
     expected = tensors(start(data, tmp_path / "runs", steps=40).folder)
     found = tensors(folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_curves_and_sheets(data: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = start(data, tmp_path / "runs", tensorboard=True).folder
+    read = events.EventAccumulator(str(folder / "tensorboard"), {events.IMAGES: 0})
+    read.Reload()
+    assert {"G/latent/adv", "gradient/generator", "lr/generator", "run/waiting"} <= set(
+        read.Tags()["scalars"]
+    )
+    assert [event.step for event in read.Scalars("G/latent/adv")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in read.Images("samples")] == [3, 6]
+
+
+def test_a_report_shows_every_curve_and_sheet_in_one_file(data: Path, tmp_path: Path) -> None:
+    folder = start(data, tmp_path / "runs").folder
+    page = run_report(folder)
+    for word in ("D/latent", "G/reference", "gradient", "swd", "6 of 6 iterations", "blue, red"):
+        assert word in page
+    assert page.count("<img") == 2
+    assert 'src="http' not in page
+    assert "href=" not in page
+    svg = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    for drawing in svg:
+        ElementTree.fromstring(drawing)
+    assert sum(drawing.count("<polyline") for drawing in svg) >= 20
+    with pytest.raises(UsageError, match="no run folder"):
+        run_report(tmp_path)
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match="no metrics yet"):
+        run_report(folder)

@@ -1,0 +1,333 @@
+"""What holds for every family, the one of docs/adding-a-family.md among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import facestyle
+from facestyle import families as families_package
+from facestyle import training
+from facestyle.checkpoint import load_checkpoint, save_model
+from facestyle.cli import app
+from facestyle.convert import convert
+from facestyle.errors import CheckpointError
+from facestyle.families import detect, families
+from facestyle.pipeline import restyle
+from facestyle.training.loop import Progress, Sheet
+from facestyle.translator import Edit, Style, Translator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The smallest networks of each family; a family that is not here is tested with its defaults.
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "stargan-v2": {"image_size": 16, "first_width": 8, "max_width": 16, "mapping_width": 16},
+    "ugatit": {"image_size": 32, "load_size": 36, "width": 4, "blocks": 1, "light": True,
+               "global_layers": 5, "local_layers": 4},
+    "cyclegan": {"image_size": 32, "load_size": 36, "generator_width": 4, "blocks": 2,
+                 "discriminator_width": 4, "pool": 2},
+    "pix2pix": {"image_size": 64, "load_size": 68, "width": 4, "judge_width": 4},
+    "bicyclegan": {"image_size": 32, "load_size": 36, "latent_dim": 4, "generator_width": 4,
+                   "encoder_width": 4, "discriminator_width": 4, "discriminator_layers": 2},
+    "stargan": {"image_size": 32, "crop": 0, "g_width": 8, "g_blocks": 1, "d_width": 8,
+                "d_layers": 4, "n_critic": 2},
+}  # fmt: skip
+RUN = {"steps": 4, "batch_size": 2, "workers": 0, "log_every": 1, "save_every": 2,
+       "sample_every": 2, "threads": 1}  # fmt: skip
+NAMES = (*sorted(TINY), "recolour")
+
+
+@pytest.fixture(scope="session")
+def recolour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the family that the documentation builds, from its own text."""
+    text = (ROOT / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
+    root = tmp_path_factory.mktemp("families")
+    found = re.findall(r"`(recolour/\w+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in found] == [
+        "recolour/networks.py", "recolour/objective.py", "recolour/__init__.py"
+    ]  # fmt: skip
+    (root / "recolour").mkdir()
+    for name, code in found:
+        (root / name).write_text(code, encoding="utf-8")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _all_families(recolour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented family stands beside the others as if its folder had been added."""
+    monkeypatch.setattr(families_package, "__path__", [*families_package.__path__, str(recolour)])
+
+
+class Quiet:
+    """A watcher that says nothing."""
+
+    def announce(self, text: str) -> None: ...
+
+    def tick(self, step: int, steps: int) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def sheet(self, sheet: Sheet) -> None: ...
+
+
+def data_for(layout: str, root: Path) -> Path:
+    """Pictures as a layout wants them: noise in two colours."""
+    rng = np.random.default_rng(0)
+
+    def picture(colour: tuple[int, int, int]) -> np.ndarray:
+        return np.clip(rng.normal(colour, 25, (36, 36, 3)), 0, 255).astype(np.uint8)
+
+    colours = {"blue": (60, 90, 200), "red": (200, 90, 60)}
+    for domain, colour in colours.items():
+        for number in range(4):
+            folder = {"paired": root / "train", "attributes": root}.get(layout, root / domain)
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = picture(colour)
+            if layout == "paired":  # the target is the input's negative
+                pixels = np.concatenate([pixels, 255 - pixels], axis=1)
+            Image.fromarray(pixels).save(folder / f"{domain}{number}.png")
+    if layout == "attributes":
+        rows = [f"{d}{n}.png,{int(d == 'red')},{n % 2}" for d in colours for n in range(4)]
+        (root / "attributes.csv").write_text("file,Red,Odd\n" + "\n".join(rows) + "\n")
+    return root
+
+
+def start(name: str, data: Path, runs: Path, **run: Any) -> Path:
+    family = families()[name]
+    tables = {"run": {**RUN, **run}, name: dict(TINY.get(name, {}))}
+    if family.layout == "attributes":
+        tables["run"]["domains"] = "Red,Odd"
+    outcome = training.start(data, family=name, tables=tables, runs=runs, watcher=Quiet())
+    assert outcome.finished
+    return outcome.folder
+
+
+@pytest.fixture(scope="session")
+def trained(
+    recolour: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Path]]:
+    """A run of each family, a few iterations long."""
+    torch.set_num_threads(1)
+    runs: dict[str, Path] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families_package, "__path__", [*families_package.__path__, str(recolour)])
+        for name in NAMES:
+            root = tmp_path_factory.mktemp(name)
+            data = data_for(families()[name].layout, root / "data")
+            runs[name] = start(name, data, root / "runs")
+        yield runs
+
+
+def some_style(model: Translator) -> Style:
+    """A style in the model's own way."""
+    if "attributes" in model.card.styles:
+        return model.edited(Edit(flip=model.card.domains[:1]))
+    return model.style(model.card.domains[0])
+
+
+def faces(model: Translator, number: int = 2) -> np.ndarray:
+    side = model.card.image_size
+    return np.random.default_rng(1).uniform(-1, 1, (number, 3, side, side)).astype(np.float32)
+
+
+def test_the_six_published_systems_are_here() -> None:
+    assert set(families()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exactly_one_family_recognises_a_file(name: str, trained: Mapping[str, Path]) -> None:
+    shapes = load_checkpoint(trained[name] / "model.safetensors").shapes()
+    fitting = [family.name for family in families().values() if family.misfit(shapes) is None]
+    assert fitting == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_training_writes_loads_as_the_networks_that_were_trained(
+    name: str, trained: Mapping[str, Path]
+) -> None:
+    folder = trained[name]
+    model = facestyle.load(folder / "model.safetensors")
+    assert (model.card.family, model.card.steps) == (name, RUN["steps"])
+    state = torch.load(
+        sorted((folder / "checkpoints").glob("*.pt"))[-1], weights_only=True
+    )  # as resume reads it
+    family = families()[name]
+    config = replace(family.config(), **TINY.get(name, {}))
+    task = family.task(config, len(model.card.domains), device="cpu", bf16=False, compile=False)
+    task.load_state_dict(state["task"])
+    parts = load_checkpoint(folder / "model.safetensors").parts
+    expected = task.model_parts()
+    assert parts.keys() == expected.keys()
+    for part, tensors in expected.items():
+        assert parts[part].keys() == tensors.keys()
+        assert all(torch.equal(parts[part][key], value) for key, value in tensors.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_role_gives_finite_pictures_codes_or_maps(
+    name: str, trained: Mapping[str, Path]
+) -> None:
+    model = facestyle.load(trained[name] / "model.safetensors")
+    x = faces(model)
+    domain = np.zeros(2, np.int64)
+    z = np.random.default_rng(2).standard_normal((2, model.card.latent_dim or 1), np.float32)
+    has_mapping = "mapping" in model.backend.roles
+    codes = {
+        "stargan": np.eye(2, dtype=np.float32),
+        "stargan-v2": model.backend.run("mapping", z, domain) if has_mapping else z,
+    }
+    arrays = {
+        "generator": (x, codes.get(name, z)) if name != "recolour" else (x,),
+        "mapping": (z, domain),
+        "encoder": (x, domain) if has_mapping else (x,),
+        "classifier": (x,),
+    }
+    assert model.backend.roles
+    for role in model.backend.roles:
+        kind = role.split(".")[0]
+        given = arrays.get(kind, (x,)) if "." not in role else (x,)
+        given = (*given, np.array([7])) if kind == "sampler" else given
+        output = model.backend.run(role, *given)
+        assert len(output) == 2, role
+        assert np.isfinite(output).all(), role
+        if kind in ("generator", "sampler"):
+            assert output.shape == x.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_was_resumed_equals_one_that_was_not(
+    name: str, trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    whole = trained[name]
+    data = data_for(families()[name].layout, tmp_path / "data")
+    resumed = start(name, data, tmp_path / "runs", steps=2)
+    training.proceed(resumed, steps=RUN["steps"], watcher=Quiet())
+    one, two = (load_checkpoint(run / "model.safetensors").parts for run in (whole, resumed))
+    for part, state in one.items():
+        for key, tensor in state.items():
+            assert torch.equal(tensor, two[part][key]), f"{part}.{key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_photo_goes_through_translate(
+    name: str, trained: Mapping[str, Path], photo: Path, tmp_path: Path
+) -> None:
+    model = trained[name] / "model.safetensors"
+    card = facestyle.load(model).card
+    to = ["--flip", card.domains[0]] if "attributes" in card.styles else ["-d", card.domains[0]]
+    output = tmp_path / "out.png"
+    command = ["translate", str(photo), "-m", str(model), *to, "-o", str(output)]
+    done = CliRunner().invoke(app, [*command, "--align", "celeba-square", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    with Image.open(photo) as before, Image.open(output) as after:
+        assert before.size == after.size
+        assert np.asarray(before.convert("RGB")).shape == np.asarray(after.convert("RGB")).shape
+        assert (np.asarray(before.convert("RGB")) != np.asarray(after.convert("RGB"))).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ours_and_the_published_layout_make_the_same_picture(
+    name: str, trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    ours = facestyle.load(trained[name] / "model.safetensors")
+    written = convert(trained[name], tmp_path / "published", "published")
+    published = facestyle.load(written[0], domains=ours.card.domains)
+    x = faces(ours)
+    if published.card.image_size != ours.card.image_size:  # no file of this family says it
+        published = Translator(replace(published.card, image_size=32), published.backend)
+    assert np.array_equal(
+        ours.translate(x, some_style(ours)), published.translate(x, some_style(published))
+    )
+    (back,) = convert(written[0], tmp_path / "back.safetensors", domains=ours.card.domains)
+    again = facestyle.load(back)
+    assert np.array_equal(
+        ours.translate(x, some_style(ours)), again.translate(x, some_style(again))
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_model_cannot_do_is_refused_with_what_it_can(
+    name: str, trained: Mapping[str, Path], photo: Path, tmp_path: Path
+) -> None:
+    path = trained[name] / "model.safetensors"
+    card = facestyle.load(path).card
+    common = [
+        "-m",
+        str(path),
+        "-o",
+        str(tmp_path / "out.png"),
+        "--device",
+        "cpu",
+        "--align",
+        "none",
+    ]
+    attempts = {
+        "reference": ["reference", str(photo), str(photo)],
+        "latent": ["translate", str(photo), "-d", card.domains[0], "--psi", "0.5"],
+        "attributes": ["translate", str(photo), "--set", card.domains[0]],
+    }
+    for kind, command in attempts.items():
+        if kind not in card.styles:
+            done = CliRunner().invoke(app, [*command, *common])
+            assert done.exit_code == 2, (kind, done.output)
+            assert f"its styles are: {', '.join(card.styles)}" in done.output
+    if not any(role.startswith("attention") for role in facestyle.load(path).backend.roles):
+        done = CliRunner().invoke(app, ["translate", str(photo), "--cam", *common, *_target(card)])
+        assert done.exit_code == 2
+        assert "cannot show attention" in done.output
+    assert not (tmp_path / "out.png").exists()
+
+
+def _target(card: Any) -> list[str]:
+    if "attributes" in card.styles:
+        return ["--flip", card.domains[0]]
+    return ["-d", card.domains[0]]
+
+
+def test_a_file_of_no_family_names_the_nearest_and_why(
+    trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    model = load_checkpoint(trained["ugatit"] / "model.safetensors")
+    broken = {part: dict(state) for part, state in model.parts.items()}
+    for state in broken.values():
+        del state["gap_fc.weight"]
+    torch.save(broken, tmp_path / "broken.pt")
+    with pytest.raises(CheckpointError, match=r"nearest ugatit, but .*gap_fc"):
+        detect(load_checkpoint(tmp_path / "broken.pt"))
+    torch.save({"layer1.0.conv1.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "resnet.pt")
+    with pytest.raises(CheckpointError, match="of no known family"):
+        detect(load_checkpoint(tmp_path / "resnet.pt"))
+
+
+def test_the_documented_family_learns_what_it_is_for(
+    trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    data = data_for("paired", tmp_path / "data")
+    folder = start("recolour", data, tmp_path / "runs", steps=300, log_every=300, save_every=300,
+                   sample_every=300)  # fmt: skip
+    model = facestyle.load(folder / "model.safetensors")
+    picture = np.full((64, 64, 3), (200, 90, 60), np.uint8)
+    negative = restyle(picture, model, model.style(), detail=0)
+    assert np.abs(negative.astype(int) - (255 - picture.astype(int))).mean() < 25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_files_in_half_precision_load_too(
+    name: str, trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(trained[name] / "model.safetensors")
+    assert checkpoint.card is not None
+    save_model(tmp_path / "half.safetensors", checkpoint.parts, checkpoint.card, half=True)
+    half, full = facestyle.load(tmp_path / "half.safetensors"), facestyle.load(checkpoint.path)
+    x = faces(full)
+    difference = half.translate(x, some_style(half)) - full.translate(x, some_style(full))
+    assert np.abs(difference).max() < 0.05
