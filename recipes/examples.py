@@ -127,9 +127,15 @@ def train(work: Path, family: str, steps: int, threads: int) -> None:
         "cyclegan": "female,male",
         "stargan": ",".join(ATTRIBUTES),
     }
-    run = {"steps": steps, "threads": threads, "sample_every": max(1, steps // 5), "workers": 1,
-           "save_every": max(1, steps // 5), "alignment": "celeba-square",
-           "licence": "research only (trained on CelebA)", "domains": domains.get(family, "")}  # fmt: skip
+    run = {
+        "steps": steps,
+        "threads": threads,
+        "sample_every": max(1, steps // 5),
+        "save_every": max(1, steps // 5),
+        "alignment": "celeba-square",
+        "licence": "research only (trained on CelebA)",
+        "domains": domains.get(family, ""),
+    }
     if family in ("pix2pix", "bicyclegan"):
         run["alignment"] = "none"  # their input is a drawing
     training.start(

@@ -135,8 +135,10 @@ def test_every_command_has_an_example_and_each_example_runs(
         (here / "faces" / domain).mkdir(parents=True)
         for number in range(6):
             Image.effect_noise((80, 80), 50).convert("RGB").save(f"faces/{domain}/{number}.png")
-    commands = [["translate"], ["reference"], ["train"], ["doctor"]]
-    commands += [["models", name] for name in ("list", "info", "pull", "verify", "path")]
+    (here / "photos" / "people").mkdir(parents=True)
+    shutil.copy("a.jpg", "photos/people/")
+    commands = [["translate"], ["reference"], ["prepare"], ["train"], ["train-report"], ["doctor"]]
+    commands += [["models", name] for name in ("list", "info", "pull", "verify", "path", "convert")]
     # Compiling takes minutes; the example is about the command, not about speed.
     monkeypatch.setattr("torch.nn.Module.compile", lambda self, **_: None)
     for command in commands:

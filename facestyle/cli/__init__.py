@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from facestyle import __version__
-from facestyle.cli import doctor, models, pictures, train
+from facestyle.cli import doctor, models, pictures, prepare, train
 from facestyle.cli.report import Reporter
 from facestyle.errors import UsageError
 
@@ -62,6 +62,7 @@ app = typer.Typer(
 )
 app.command()(pictures.translate)
 app.command()(pictures.reference)
+app.command()(prepare.prepare)
 app.command()(train.train)
 app.command("train-report")(train.train_report)
 app.add_typer(models.app, name="models")

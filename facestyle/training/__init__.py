@@ -86,6 +86,8 @@ def start(
         if folder is not None:
             return _run(folder, _settings(folder), watcher, processes)
         run_config = _with_threads(run_config)
+        if not run_config.alignment:
+            run_config = replace(run_config, alignment=_prepared_alignment(data))
         pictures = _pictures(chosen, run_config, data)
         settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
         if processes.writes:
@@ -287,6 +289,16 @@ def _batches(
         rank=processes.rank if processes else 0,
         world=processes.world if processes else 1,
     )
+
+
+def _prepared_alignment(data: Path) -> str:
+    """The template that ``prepare`` cut this data to; ``none`` where it did not."""
+    from facestyle.training.prepare import SETTINGS as PREPARED
+
+    try:
+        return str(json.loads((data / PREPARED).read_text(encoding="utf-8"))["align"])
+    except (OSError, ValueError, KeyError):
+        return "none"
 
 
 def _with_threads(run: RunConfig) -> RunConfig:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def parse_attributes(content: bytes, name: str, only: Sequence[str] = ()) -> Att
         raise InputError(f"{name} names an attribute twice, expected each once")
     columns = [_column(names, wanted, name) for wanted in only] or range(len(names))
     kept: dict[str, np.ndarray] = {}
-    for number, (file, values) in rows:
+    for number, file, values in rows:
         where = f"{name}, line {number}"
         if len(values) != len(names):
             raise InputError(f"{where} has {len(values)} values, expected {len(names)}")
@@ -74,41 +74,38 @@ def parse_attributes(content: bytes, name: str, only: Sequence[str] = ()) -> Att
     return tuple(names[column] for column in columns), kept
 
 
-def write_attributes(names: Sequence[str], rows: Iterable[tuple[str, Sequence[int]]]) -> str:
-    """CSV that ``read_attributes`` reads."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", *names))
-    writer.writerows((file, *values) for file, values in rows)
-    return text.getvalue()
+def write_attributes(
+    file: TextIO, names: Sequence[str], rows: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Write CSV that ``read_attributes`` reads."""
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(("file", *names))
+    table.writerows((name, *label.tolist()) for name, label in rows)
 
 
-Rows = Iterator[tuple[int, tuple[str, list[str]]]]  # line number, file, values
+Rows = Iterator[tuple[int, str, list[str]]]  # line number, file, values
 
 
 def _celeba(lines: Sequence[str]) -> tuple[list[str], Rows]:
     names = lines[1].split() if len(lines) > 1 else []
-
-    def rows() -> Rows:
-        for number, line in enumerate(islice(lines, 2, None), 3):
-            if line.strip():
-                file, *values = line.strip().rsplit(maxsplit=len(names))
-                yield number, (file, values)
-
-    return names, rows()
+    # From the right, because a file's name may have spaces.
+    cells = ((n, line.strip().rsplit(maxsplit=len(names))) for n, line in enumerate(lines, 1))
+    return names, ((n, row[0], row[1:]) for n, row in islice(cells, 2, None) if row)
 
 
 def _csv(lines: Sequence[str]) -> tuple[list[str], Rows]:
     header = lines[0] if lines else ""
     separator = max(SEPARATORS, key=header.count)
-    _, *names = next(csv.reader([header], delimiter=separator), [""])
+    cells = ((n, _split(line, separator)) for n, line in enumerate(lines, 1))
+    _, (_, *names) = next(cells, (1, [""]))
+    return names, ((n, row[0], row[1:]) for n, row in cells if any(row))
 
-    def rows() -> Rows:
-        for number, row in enumerate(csv.reader(lines[1:], delimiter=separator), 2):
-            if row:
-                yield number, (row[0].strip(), row[1:])
 
-    return [name.strip() for name in names], rows()
+def _split(line: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator)) or [""]]
+    except csv.Error:  # a cell of more than 131,072 characters
+        raise InputError("a list of attributes has short lines, this file has none") from None
 
 
 def _column(names: Sequence[str], wanted: str, where: str) -> int:

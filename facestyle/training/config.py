@@ -53,8 +53,9 @@ class RunConfig:
     """Training checkpoints kept; older ones are deleted once a newer one is safe."""
     tensorboard: bool = False
     """Write TensorBoard events as well (needs facestyle[tensorboard])."""
-    alignment: str = "none"
-    """Template that the training pictures were aligned to; written into the model's card."""
+    alignment: str = ""
+    """Template that the training pictures were aligned to, or ``none``; written into the model's
+    card. Empty: what ``facestyle prepare`` noted in the data folder, else ``none``."""
     licence: str = "unknown"
     """Terms of the resulting weights, for the card."""
     about: str = ""
