@@ -244,14 +244,12 @@ def test_ours_and_the_published_layout_make_the_same_picture(
     x = faces(ours)
     if published.card.image_size != ours.card.image_size:  # no file of this family says it
         published = Translator(replace(published.card, image_size=32), published.backend)
-    assert np.array_equal(
-        ours.translate(x, some_style(ours)), published.translate(x, some_style(published))
-    )
+    # Not to the last bit: how torch multiplies depends on where a file put a tensor in memory.
+    expected = ours.translate(x, some_style(ours))
+    assert np.allclose(expected, published.translate(x, some_style(published)), atol=1e-5)
     (back,) = convert(written[0], tmp_path / "back.safetensors", domains=ours.card.domains)
     again = facestyle.load(back)
-    assert np.array_equal(
-        ours.translate(x, some_style(ours)), again.translate(x, some_style(again))
-    )
+    assert np.allclose(expected, again.translate(x, some_style(again)), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,281 @@
+"""StarGAN's objective (Choi et al., CVPR 2018, sections 3.1 and 3.3) and training step.
+
+Losses are pure functions of tensors; ``Task`` strings them together in the published order.
+Knows nothing of files or attributes' names.
+
+    x_NCHW  source faces, attributes label_NA       target_NA  the attributes to give them
+    alpha_N111  where between real and fake the gradient is penalised
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facestyle.families.stargan.networks import Classifier, Discriminator, Generator
+from facestyle.updates import Optimisers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is trained and how; the defaults are the paper's for CelebA."""
+
+    image_size: int = 128
+    """Side of the square picture, px; a multiple of 4."""
+    crop: int = 178
+    """Side of the centre square cut from each file first, px; 0 takes the largest."""
+    labels: str = "attributes"
+    """``attributes``, each on or off for itself; or ``one-hot``, exactly one on (RaFD)."""
+    g_width: int = 64
+    """Channels of the generator's first convolution."""
+    g_blocks: int = 6
+    """The generator's residual blocks."""
+    d_width: int = 64
+    """Channels of the discriminator's first convolution."""
+    d_layers: int = 6
+    """The discriminator's halvings; 2^d_layers px at most."""
+    g_lr: float = 1e-4
+    """Adam's learning rate of the generator."""
+    d_lr: float = 1e-4
+    """Adam's learning rate of the discriminator."""
+    beta1: float = 0.5
+    """Adam's first moment."""
+    beta2: float = 0.999
+    """Adam's second moment."""
+    n_critic: int = 5
+    """The generator steps every N-th iteration."""
+    constant_steps: int = 100_000
+    """Iterations at the full learning rates."""
+    decay_steps: int = 100_000
+    """Iterations after these over which they fall linearly to 0."""
+    classify: float = 1.0
+    """Weight of the classification loss."""
+    reconstruct: float = 10.0
+    """Weight of the reconstruction loss."""
+    penalty: float = 10.0
+    """Weight of the gradient penalty."""
+
+
+def draw_item(pictures: Any, config: Config, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One picture, the attributes of another picture as its target, and its alpha.
+
+    The published targets are the batch's labels permuted; labels of random pictures have the
+    same distribution and leave an item independent of its batch.
+    """
+    x_CHW, label_A = pictures.load_labelled(rng, config.image_size, config.crop)
+    return {
+        "x_NCHW": x_CHW,
+        "label_NA": label_A,
+        "target_NA": pictures.label(rng),
+        "alpha_N111": rng.random((1, 1, 1), np.float32),
+    }
+
+
+def classification_loss(logits_NA: Tensor, label_NA: Tensor, *, one_hot: bool) -> Tensor:
+    """How far logits are from labels, a picture (equations 2 and 3): cross-entropy of one-hot
+    labels, else binary cross-entropies summed over the attributes."""
+    if one_hot:
+        return F.cross_entropy(logits_NA, label_NA.argmax(dim=1))
+    total = F.binary_cross_entropy_with_logits(logits_NA, label_NA, reduction="sum")
+    return total / len(logits_NA)
+
+
+def gradient_penalty(realness: Tensor, x_NCHW: Tensor) -> Tensor:
+    """(‖∇D(x)‖ - 1)², mean over the batch (equation 8; Gulrajani et al., NeurIPS 2017)."""
+    (gradient,) = torch.autograd.grad(realness.sum(), x_NCHW, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def learning_rate_factor(constant_steps: int, decay_steps: int, step: int) -> float:
+    """1 for ``constant_steps`` iterations, then linear to 0 over ``decay_steps``."""
+    left = constant_steps + decay_steps - step
+    return min(1.0, max(0.0, left / decay_steps)) if decay_steps else 1.0
+
+
+def ailments(losses: Mapping[str, float], guessing: float) -> list[str]:
+    """What mean losses say is going wrong, one line each.
+
+    Args:
+        guessing: the classification loss of one who knows nothing of the picture.
+    """
+    found = []
+    if losses.get("D/cls", 0.0) > 0.97 * guessing:
+        found.append(
+            f"D reads no attribute off real pictures (D/cls {losses['D/cls']:.3g}, "
+            f"{guessing:.3g} is guessing): do the labels belong to the pictures?"
+        )
+    elif losses.get("G/cls", 0.0) > guessing:
+        found.append(
+            f"results do not show the attributes wanted (G/cls {losses['G/cls']:.3g}, "
+            f"{guessing:.3g} is guessing): more iterations, or a larger classify, help"
+        )
+    if losses.get("D/gp", 0.0) > 1:
+        found.append(
+            f"D's gradients are far from 1 (D/gp {losses['D/gp']:.2g}, usual is under 0.2): "
+            "a lower d_lr or a larger penalty helps"
+        )
+    return found
+
+
+class Task:
+    """StarGAN in training: networks, optimisers, one ``step`` a batch."""
+
+    def __init__(
+        self,
+        config: Config,
+        domains: int,
+        *,
+        device: torch.device | str = "cpu",
+        bf16: bool = False,
+        compile: bool = False,
+    ) -> None:
+        """Fresh networks, initialised as torch does (the published way).
+
+        Args:
+            domains: number of attributes.
+            bf16: run convolutions under bfloat16 autocast; weights, optimisers, norm statistics,
+                losses and the gradient penalty stay in float32.
+            compile: compile the networks (the penalty's second derivative runs uncompiled).
+        """
+        self.config = config
+        self.device = torch.device(device)
+        self.bf16 = bf16
+        self.step_index = 0
+        self._guessing = math.log(domains) if config.labels == "one-hot" else domains * math.log(2)
+        self._generator = Generator(labels=domains, width=config.g_width, blocks=config.g_blocks)
+        self._discriminator = Discriminator(
+            attributes=domains,
+            width=config.d_width,
+            layers=config.d_layers,
+            kernel=config.image_size >> config.d_layers,
+        )
+        self.networks: dict[str, nn.Module] = {"G": self._generator, "D": self._discriminator}
+        # Torch's own layout is the faster one on a CPU, and the published one.
+        plain = self.device.type == "cpu" and not compile
+        self._layout = torch.contiguous_format if plain else torch.channels_last
+        for network in self.networks.values():
+            network.to(self.device).to(memory_format=self._layout)
+        self.optimisers = Optimisers(
+            {
+                part: torch.optim.Adam(
+                    network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=True
+                )
+                for (part, network), lr in zip(
+                    self.networks.items(), (config.g_lr, config.d_lr), strict=True
+                )
+            }
+        )
+        if compile:
+            for network in self.networks.values():
+                network.compile(dynamic=False)
+
+    def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """One iteration: the discriminator, and every ``n_critic``-th time the generator."""
+        config = self.config
+        factor = learning_rate_factor(config.constant_steps, config.decay_steps, self.step_index)
+        self.optimisers.set_lr(config.g_lr * factor, "G")
+        self.optimisers.set_lr(config.d_lr * factor, "D")
+        x = batch["x_NCHW"].contiguous(memory_format=self._layout)
+        losses = self._discriminator_step(x, batch)
+        if (self.step_index + 1) % config.n_critic == 0:
+            losses |= self._generator_step(x, batch)
+        self.step_index += 1
+        return {name: float(value) for name, value in losses.items()}
+
+    def _discriminator_step(self, x: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        config = self.config
+        self._train_only("D")
+        with torch.no_grad(), self._autocast():
+            fake = self._generator(x, batch["target_NA"]).float()
+        with self._autocast():
+            realness, logits = self._discriminator(x)
+            realness_fake, _ = self._discriminator(fake)
+        between = torch.lerp(fake, x, batch["alpha_N111"]).requires_grad_()
+        # `forward` is the uncompiled call: a compiled one has no second derivative.
+        penalty = gradient_penalty(self._discriminator.forward(between)[0], between)
+        losses = {
+            "D/real": -realness.float().mean(),
+            "D/fake": realness_fake.float().mean(),
+            "D/cls": self._classification(logits, batch["label_NA"]),
+            "D/gp": penalty,
+        }
+        total = (
+            losses["D/real"]
+            + losses["D/fake"]
+            + config.classify * losses["D/cls"]
+            + config.penalty * losses["D/gp"]
+        )
+        self.optimisers.update(total, "D")
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _generator_step(self, x: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        config = self.config
+        self._train_only("G")
+        with self._autocast():
+            fake = self._generator(x, batch["target_NA"]).float()
+            realness, logits = self._discriminator(fake)
+            back = self._generator(fake, batch["label_NA"])
+        losses = {
+            "G/adv": -realness.float().mean(),
+            "G/cls": self._classification(logits, batch["target_NA"]),
+            "G/rec": (back.float() - x).abs().mean(),
+        }
+        total = (
+            losses["G/adv"]
+            + config.classify * losses["G/cls"]
+            + config.reconstruct * losses["G/rec"]
+        )
+        self.optimisers.update(total, "G")
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _classification(self, logits_NA: Tensor, label_NA: Tensor) -> Tensor:
+        one_hot = self.config.labels == "one-hot"
+        return classification_loss(logits_NA.float(), label_NA, one_hot=one_hot)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _train_only(self, part: str) -> None:
+        """Gradients for one network alone: what a step does not update costs nothing."""
+        for name, network in self.networks.items():
+            network.requires_grad_(name == part)
+
+    def ailments(self, losses: Mapping[str, float]) -> list[str]:
+        """See ``ailments``."""
+        return ailments(losses, self._guessing)
+
+    def roles(self) -> dict[str, nn.Module]:
+        """Copies of the networks by inference role: what runs them may change their layout, and
+        previews have other batch sizes than a compiled network."""
+        return {
+            "generator": copy.deepcopy(self._generator),
+            "classifier": Classifier(copy.deepcopy(self._discriminator)),
+        }
+
+    def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """The finished model; the discriminator tells a picture's own attributes."""
+        return {part: network.state_dict() for part, network in self.networks.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on."""
+        return {
+            "step": self.step_index,
+            "networks": self.model_parts(),
+            "optimisers": self.optimisers.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of ``state_dict``; strict."""
+        self.step_index = state["step"]
+        for part, network in self.networks.items():
+            network.load_state_dict(state["networks"][part])
+        self.optimisers.load_state_dict(state["optimisers"])

@@ -1,0 +1,291 @@
+"""How U-GAT-IT is trained (Kim et al., ICLR 2020, section 2.2), as the PyTorch program does it.
+
+Losses are pure functions of tensors; ``Task`` strings them together in the published order and
+owns the optimisers. Knows nothing of files, folders or progress bars.
+
+    a_NCHW, b_NCHW  pictures of the two domains, float [-1, 1]
+    genA2B  takes A to B;  disGA, disLA  judge pictures of A, the whole and small patches
+    cam_N2  logits of the auxiliary classifiers (class activation maps)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
+from facestyle.updates import Optimisers
+
+if TYPE_CHECKING:
+    from facestyle.training.data import LabelledPictures
+
+GENERATORS = ("genA2B", "genB2A")
+DISCRIMINATORS = ("disGA", "disLA", "disGB", "disLB")  # in the published order of judging
+WON = 0.01  # discriminator loss below which its judgement is no longer worth much
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is trained and how; the defaults are the paper's."""
+
+    image_size: int = 256
+    """Side of the square picture, px; a multiple of 4."""
+    load_size: int = 286
+    """Side to which a picture is resized before the random crop to image_size, px."""
+    width: int = 64
+    """Channels of the first convolution, of generators and discriminators."""
+    blocks: int = 4
+    """Residual blocks of a generator's encoder, and AdaLIN blocks of its decoder."""
+    light: bool = False
+    """Make gamma and beta from the mean of the features, not from all of them: 1/26 of the
+    parameters at 256 px, and any image size."""
+    global_layers: int = 7
+    """Layers of the discriminators that judge the whole; needs 3 · 2^(layers - 2) px."""
+    local_layers: int = 5
+    """Layers of the discriminators that judge small patches."""
+    lr: float = 1e-4
+    """Adam's learning rate."""
+    lr_fall_from: int = 500_000
+    """Iteration after which the learning rate falls; the published way is half of the run."""
+    lr_fall_to: int = 1_000_000
+    """Iteration at which it is 0; the published way is the end of the run."""
+    beta1: float = 0.5
+    """Adam's first moment; the second is 0.999."""
+    weight_decay: float = 1e-4
+    """L2 inside Adam (not AdamW)."""
+    adversarial: float = 1.0
+    """Weight of the adversarial losses."""
+    cycle: float = 10.0
+    """Weight of the cycle loss."""
+    identity: float = 10.0
+    """Weight of the identity loss."""
+    cam: float = 1000.0
+    """Weight of the auxiliary classifiers' loss."""
+
+
+def draw(
+    pictures: LabelledPictures, config: Config, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """One item of a batch: a picture of each domain."""
+    return {
+        name: pictures.jittered(domain, rng, config.image_size, config.load_size)
+        for domain, name in enumerate("AB")
+    }
+
+
+def realness_loss(logits: Tensor, real: bool) -> Tensor:
+    """Least squares toward 1 (``real``) or 0 (Mao et al., ICCV 2017)."""
+    return (logits.float() - float(real)).square().mean()
+
+
+def attention_loss(cam_source_N2: Tensor, cam_target_N2: Tensor) -> Tensor:
+    """Cross-entropy of a generator's auxiliary classifiers: a source picture is 1, one that is
+    in the target domain already is 0 (paper, equation 4)."""
+    return F.softplus(-cam_source_N2.float()).mean() + F.softplus(cam_target_N2.float()).mean()
+
+
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return (x.float() - y.float()).abs().mean()
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """The learning rate at an iteration: constant, then linear to 0."""
+    fall = (step + 1 - config.lr_fall_from) / max(1, config.lr_fall_to - config.lr_fall_from)
+    return config.lr * min(1.0, max(0.0, 1 - fall))
+
+
+class Task:
+    """U-GAT-IT in training: two generators, four discriminators, one ``step`` a batch.
+
+    ``step_index`` is the only schedule state: the learning rate is a pure function of it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        device: torch.device | str = "cpu",
+        bf16: bool = False,
+        compile: bool = False,
+    ) -> None:
+        """Fresh networks, initialised from torch's global random state.
+
+        Args:
+            bf16: run convolutions and linears under bfloat16 autocast; weights, optimisers,
+                norm statistics, singular values and losses stay in float32.
+            compile: compile the networks for the step.
+        """
+        sizes = Sizes(
+            width=config.width,
+            blocks=config.blocks,
+            image_size=None if config.light else config.image_size,
+        )
+        self.config = config
+        self.device = torch.device(device)
+        self.bf16 = bf16
+        self.step_index = 0
+        self.generators = {part: self._placed(Generator(sizes)) for part in GENERATORS}
+        layers = {"G": config.global_layers, "L": config.local_layers}
+        self.discriminators = {
+            part: self._placed(Discriminator(config.width, layers[part[3]]))
+            for part in DISCRIMINATORS
+        }
+        self.networks: dict[str, nn.Module] = {**self.generators, **self.discriminators}
+        self.optimisers = Optimisers(
+            {
+                name: torch.optim.Adam(
+                    [p for network in group.values() for p in network.parameters()],
+                    lr=config.lr,
+                    betas=(config.beta1, 0.999),
+                    weight_decay=config.weight_decay,
+                    fused=True,
+                )
+                for name, group in (
+                    ("discriminators", self.discriminators),
+                    ("generators", self.generators),
+                )
+            }
+        )
+        self._rhos = [
+            parameter
+            for network in self.generators.values()
+            for name, parameter in network.named_parameters()
+            if name.endswith(".rho")
+        ]
+        self._trainees = {part: Trainee(network) for part, network in self.generators.items()}
+        if compile:
+            for network in (*self._trainees.values(), *self.discriminators.values()):
+                network.compile(dynamic=False)
+
+    def _placed(self, network: nn.Module) -> Any:
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """One iteration in the published order; the losses by name, before their weights."""
+        a, b = batch["A"], batch["B"]
+        self.optimisers.set_lr(learning_rate(self.config, self.step_index))
+
+        # The generators do not change before their own step, so both steps share these fakes.
+        # Nothing in a generator looks across pictures: two sources go through as one batch.
+        with self._autocast():
+            to_B, cam_B = self._trainees["genA2B"](torch.cat([a, b]))
+            to_A, cam_A = self._trainees["genB2A"](torch.cat([b, a]))
+        (fake_B, same_B), (fake_A, same_A) = to_B.chunk(2), to_A.chunk(2)
+        fakes = {"A": fake_A, "B": fake_B}
+
+        losses = self._discriminator_losses({"A": a, "B": b}, fakes)
+        self.optimisers.update(losses["D/total"], "discriminators")
+
+        judged = self._generator_judgements(fakes)
+        with self._autocast():
+            back_A, _ = self._trainees["genB2A"](fake_B)
+            back_B, _ = self._trainees["genA2B"](fake_A)
+        judged |= {
+            "G/cycle_A": l1(back_A, a),
+            "G/cycle_B": l1(back_B, b),
+            "G/identity_A": l1(same_A, a),
+            "G/identity_B": l1(same_B, b),
+            "G/cam_A": attention_loss(*cam_A.chunk(2)),
+            "G/cam_B": attention_loss(*cam_B.chunk(2)),
+        }
+        judged["G/total"] = self._weighted(judged)
+        self.optimisers.update(judged["G/total"], "generators")
+
+        # Published: rho stays a mixture of the two norms.
+        with torch.no_grad():
+            torch._foreach_clamp_min_(self._rhos, 0.0)
+            torch._foreach_clamp_max_(self._rhos, 1.0)
+        self.step_index += 1
+        losses |= judged
+        values = torch.stack([value.detach() for value in losses.values()]).tolist()
+        return dict(zip(losses, values, strict=True))
+
+    def _discriminator_losses(
+        self, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]
+    ) -> Losses:
+        """All real pictures first: each pass refines the spectral norms for the next."""
+        self._train_discriminators(True)
+        with self._autocast():
+            on_real = {part: net(reals[part[4]]) for part, net in self.discriminators.items()}
+            on_fake = {
+                part: net(fakes[part[4]].detach()) for part, net in self.discriminators.items()
+            }
+        losses = {}
+        for part in DISCRIMINATORS:
+            for kind, real, fake in zip(("adv", "cam"), on_real[part], on_fake[part], strict=True):
+                losses[f"D/{part}/{kind}"] = realness_loss(real, True) + realness_loss(fake, False)
+        losses["D/total"] = self.config.adversarial * torch.stack(list(losses.values())).sum()
+        return losses
+
+    def _generator_judgements(self, fakes: Mapping[str, Tensor]) -> Losses:
+        """What the discriminators, which do not learn now, say of the fakes."""
+        self._train_discriminators(False)
+        losses = {}
+        for part, network in self.discriminators.items():
+            with self._autocast():
+                logits, cam_N2 = network(fakes[part[4]])
+            losses[f"G/{part}/adv"] = realness_loss(logits, True)
+            losses[f"G/{part}/cam"] = realness_loss(cam_N2, True)
+        return losses
+
+    def _weighted(self, losses: Losses) -> Tensor:
+        """The generators' whole loss (paper, equation 7)."""
+        weights = {
+            "dis": self.config.adversarial,
+            "cycle": self.config.cycle,
+            "identity": self.config.identity,
+            "cam": self.config.cam,
+        }
+        kinds = {name: name.removeprefix("G/").split("_")[0] for name in losses}
+        return torch.stack(
+            [
+                weights["dis" if kinds[name].startswith("dis") else kinds[name]] * value
+                for name, value in losses.items()
+            ]
+        ).sum()
+
+    def _train_discriminators(self, trained: bool) -> None:
+        """In the generators' step the discriminators' own gradients would be thrown away."""
+        for network in self.discriminators.values():
+            network.requires_grad_(trained)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def ailments(self, losses: Mapping[str, float]) -> list[str]:
+        """See ``families.Task``."""
+        mean = sum(losses[f"D/{part}/adv"] for part in DISCRIMINATORS) / len(DISCRIMINATORS)
+        if mean < WON:
+            return [
+                f"the discriminators tell every fake (mean loss {mean:.2g}): "
+                "more pictures, or fewer iterations"
+            ]
+        return []
+
+    def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """The finished model: both generators, by their published names."""
+        return {part: network.state_dict() for part, network in self.generators.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on, but the random state of batches."""
+        return {
+            "step": self.step_index,
+            "networks": {part: net.state_dict() for part, net in self.networks.items()},
+            "optimisers": self.optimisers.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of ``state_dict``; strict."""
+        self.step_index = state["step"]
+        for part, network in self.networks.items():
+            network.load_state_dict(state["networks"][part])
+        self.optimisers.load_state_dict(state["optimisers"])
