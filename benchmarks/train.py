@@ -86,7 +86,7 @@ class PlainTask(Task):
 
 
 def _plain_norm(x_NCHW: Tensor, scale_NC11: Tensor, shift_NC11: Tensor) -> Tensor:
-    return scale_NC11 * F.instance_norm(x_NCHW, eps=networks.NORM_EPS) + shift_NC11
+    return scale_NC11 * F.instance_norm(x_NCHW) + shift_NC11
 
 
 def variants(config: Config, device: str, wanted: list[str]) -> dict[str, Task]:

@@ -9,7 +9,8 @@ Style logic is written once, here, for every family and every runtime. A backend
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from facestyle import weights
+from facestyle.bundle import is_onnx, load_bundle
 from facestyle.card import ModelCard
 from facestyle.errors import UsageError
+from facestyle.watched import Watched
 from facestyle.weights import Progress
 
 if TYPE_CHECKING:
     from facestyle.checkpoint import Checkpoint
 
 MEAN_STYLE_SAMPLES = 10_000  # latent codes behind the mean style (published demo's number)
+RUNTIMES = ("auto", "torch", "onnx", "openvino")
 MEAN_STYLE_SEED = 0  # the mean must not change with the style's own seed
 
 
@@ -75,6 +79,13 @@ class Backend(Protocol):
     @property
     def about(self) -> str:
         """Runtime, device and precision, for people: ``torch on cpu, fp32``."""
+        ...
+
+    precision: str
+    """``fp32``, ``bf16`` or ``fp16``."""
+
+    def exact(self) -> Backend:
+        """The same networks in float32."""
         ...
 
     def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
@@ -352,33 +363,109 @@ def open_translator(
     name_or_path: str | Path,
     *,
     domains: Sequence[str] | None = None,
+    runtime: str = "auto",
     device: str = "cpu",
     precision: str = "fp32",
     offline: bool = False,
     progress: Progress | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Translator:
-    """Load a model: a name of ``facestyle models list``, or a checkpoint of a known family.
+    """Load a model: a name of ``facestyle models list``, a checkpoint of a known family, or an
+    ONNX bundle (``facestyle export``).
 
     Args:
         domains: names for the domains of a checkpoint that has none, in its own order; on
             one that has, they must agree.
+        runtime: ``torch`` for checkpoints, ``onnx`` or ``openvino`` for bundles; ``auto`` takes
+            onnxruntime for bundles and for what ships as one, torch for all else.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        precision: ``fp32``, or ``bf16`` (autocast).
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: the fastest that keeps the picture
+            (on a CPU fp32, on a GPU bf16 or fp16).
+        warn: told of each result that came out broken in reduced precision and was made again.
 
     Raises:
         WeightsError: the file, or another that it needs, is not here.
         CheckpointError: the file is refused, damaged, or of no known family.
-        UsageError: the domain names, the device or the precision do not fit.
+        UsageError: the domain names, the runtime, the device or the precision do not fit.
     """
+    path = model_file(
+        name_or_path,
+        runtime=runtime,
+        device=device,
+        precision=precision,
+        offline=offline,
+        progress=progress,
+    )
+    if is_onnx(path):
+        card, backend = _open_bundle(path, domains, runtime, device, precision)
+    else:
+        card, backend = _open_checkpoint(path, domains, runtime, device, precision)
+    return Translator(card, backend if backend.precision == "fp32" else Watched(backend, warn))
+
+
+def model_file(
+    name_or_path: str | Path,
+    *,
+    runtime: str = "auto",
+    device: str = "cpu",
+    precision: str = "fp32",
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """The file that ``open_translator`` would open.
+
+    A model that ships as a checkpoint and as an ONNX bundle is opened as the bundle where that
+    can do what was asked: its first picture comes without the seconds that torch takes to load.
+
+    Raises:
+        UsageError: an unknown runtime, or a checkpoint for onnxruntime or OpenVINO.
+        WeightsError: the file is not here.
+    """
+    if runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime '{runtime}'", f"known: {', '.join(RUNTIMES)}")
+    entry = None if Path(name_or_path).exists() else weights.index().get(str(name_or_path))
+    light = device.startswith(("auto", "cpu")) and precision in ("auto", "fp32")
+    if entry and entry.onnx and (runtime in ("onnx", "openvino") or (runtime == "auto" and light)):
+        name_or_path = entry.onnx
+    path = weights.resolve(name_or_path, offline=offline, progress=progress)
+    if runtime in ("onnx", "openvino") and not is_onnx(path):
+        raise UsageError(
+            f"runtime '{runtime}' needs an ONNX bundle, {path.name} is none",
+            f"make one: facestyle export {path} -o {path.stem}.onnx",
+        )
+    return path
+
+
+def _open_bundle(
+    path: Path, domains: Sequence[str] | None, runtime: str, device: str, precision: str
+) -> tuple[ModelCard, Backend]:
+    if runtime == "torch":
+        raise UsageError(
+            f"{path.name} is an ONNX bundle, which torch does not run",
+            "use --runtime auto, or give the checkpoint that it was made of",
+        )
+    bundle = load_bundle(path)
+    bundle = bundle.with_card(_renamed(bundle.card, domains))
+    if runtime == "openvino":
+        from facestyle.backend_openvino import OpenVinoBackend
+
+        return bundle.card, OpenVinoBackend(bundle, device, precision)
+    from facestyle.backend_onnx import OnnxBackend
+
+    return bundle.card, OnnxBackend(bundle, device, precision)
+
+
+def _open_checkpoint(
+    path: Path, domains: Sequence[str] | None, runtime: str, device: str, precision: str
+) -> tuple[ModelCard, Backend]:
     from facestyle.backend_torch import TorchBackend, best_device
     from facestyle.checkpoint import load_checkpoint
     from facestyle.families import detect
 
-    path = weights.resolve(name_or_path, offline=offline, progress=progress)
     checkpoint = load_checkpoint(path)
     card = card_of(checkpoint, domains)
     modules = detect(checkpoint).modules(checkpoint, card)
-    return Translator(card, TorchBackend(modules, best_device(device), precision))
+    return card, TorchBackend(modules, best_device(device), precision)
 
 
 def card_of(checkpoint: Checkpoint, domains: Sequence[str] | None = None) -> ModelCard:

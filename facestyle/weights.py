@@ -58,6 +58,7 @@ class WeightsEntry:
     sha256: str | None = None  # hex digest of the published file; None: not known, never guessed
     size: int | None = None  # bytes
     shipped: bool = False  # part of facestyle itself: never written
+    onnx: str | None = None  # the entry that holds the same model as an ONNX bundle
     needs: tuple[str, ...] = ()  # names of the entries without which this one does not run
     known_as: tuple[str, ...] = ()  # trailing path parts under which its own project stores it
     card: Mapping[str, Any] | None = None  # domains, alignment, image_size: what no file can say

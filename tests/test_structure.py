@@ -17,11 +17,14 @@ PACKAGE = ROOT / "facestyle"
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"convert", "training", "pipeline"},
+    {"engine_ray"},
+    {"batch"},
+    {"convert", "export", "training", "pipeline"},
     {"translator"},
     {"families"},
-    {"backend_torch", "faces", "updates"},
-    {"checkpoint", "images", "weights"},
+    {"backend_openvino"},
+    {"backend_onnx", "backend_torch", "faces", "norms", "updates", "watched"},
+    {"bundle", "checkpoint", "images", "weights"},
     {"card", "marks"},
     {"errors"},
 ]
@@ -82,8 +85,10 @@ def test_families_do_not_know_each_other() -> None:
 def test_the_pixel_side_imports_no_torch() -> None:
     modules = (
         "facestyle.pipeline, facestyle.translator, facestyle.card, facestyle.images, "
-        "facestyle.weights, facestyle.families, facestyle.families.stargan_v2, "
-        "facestyle.faces.registry, facestyle.faces.yunet, facestyle.faces.builtin, facestyle.cli"
+        "facestyle.batch, facestyle.weights, facestyle.families, facestyle.families.stargan_v2, "
+        "facestyle.faces.registry, facestyle.faces.yunet, facestyle.faces.builtin, facestyle.cli, "
+        "facestyle.bundle, facestyle.backend_onnx, facestyle.backend_openvino, facestyle.watched, "
+        "facestyle.cli.export, facestyle.training.prepare"
     )
     code = f"import sys, {modules}\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from facestyle import __version__
-from facestyle.cli import doctor, models, pictures, prepare, train
+from facestyle.cli import doctor, export, models, pictures, prepare, train
 from facestyle.cli.report import Reporter
 from facestyle.errors import UsageError
 
@@ -65,6 +65,7 @@ app.command()(pictures.reference)
 app.command()(prepare.prepare)
 app.command()(train.train)
 app.command("train-report")(train.train_report)
+app.command()(export.export)
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 

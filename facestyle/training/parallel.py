@@ -71,6 +71,7 @@ def joined(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Processes(rank=dist.get_rank(), world=world, device=device)
+        dist.barrier()  # who leaves first would cut the others' last words off
     finally:
         dist.destroy_process_group()
 

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.norms import instance_norm
+
 Shapes = Mapping[str, Sequence[int]]
 
-NORM_EPS = 1e-5  # torch's InstanceNorm default, which the published weights were trained with
 SLOPE = 0.2  # of every leaky ReLU
 WIDEST = 8  # the U-Net's and discriminators' widest convolution, in first widths
 ENCODER_WIDEST = 4  # the same of the encoder
@@ -128,10 +129,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The same shape."""
-        x = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-        gain = torch.rsqrt(variance + NORM_EPS)
-        return torch.addcmul(-mean * gain, x, gain).to(x_NCHW.dtype)
+        return instance_norm(x_NCHW)
 
 
 def _norm(kind: str, width: int) -> nn.Module:

@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-NORM_EPS = 1e-5  # torch's InstanceNorm default, which the published weights were trained with
+from facestyle.norms import instance_norm
+
 SLOPE = 0.2  # of the discriminator's leaky ReLU
 FIRST_BLOCK = 10  # number of the first residual block in the generator's Sequential
 
@@ -50,14 +51,6 @@ def sizes_from_shapes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
         # Without dropout this name is the second norm's, whose weight is a vector.
         dropout=len(shapes.get(f"{block}.6.weight", ())) == 4,
     )
-
-
-def instance_norm(x_NCHW: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + eps) over H and W, as one multiply-add."""
-    x = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
-    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-    gain = torch.rsqrt(variance + NORM_EPS)
-    return torch.addcmul(-mean * gain, x, gain).to(x_NCHW.dtype)
 
 
 class InstanceNorm(nn.Module):

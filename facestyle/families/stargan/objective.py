@@ -9,7 +9,6 @@ Knows nothing of files or attributes' names.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.families.stargan.networks import Classifier, Discriminator, Generator
+from facestyle.families.stargan.networks import Discriminator, Generator
 from facestyle.updates import Optimisers
 
 
@@ -159,8 +158,8 @@ class Task:
             kernel=config.image_size >> config.d_layers,
         )
         self.networks: dict[str, nn.Module] = {"G": self._generator, "D": self._discriminator}
-        # Torch's own layout is the faster one on a CPU, and the published one.
-        plain = self.device.type == "cpu" and not compile
+        # In fp32 on a CPU torch's own layout, in which it gives the published program's numbers.
+        plain = self.device.type == "cpu" and not (compile or bf16)
         self._layout = torch.contiguous_format if plain else torch.channels_last
         for network in self.networks.values():
             network.to(self.device).to(memory_format=self._layout)
@@ -252,14 +251,6 @@ class Task:
     def ailments(self, losses: Mapping[str, float]) -> list[str]:
         """See ``ailments``."""
         return ailments(losses, self._guessing)
-
-    def roles(self) -> dict[str, nn.Module]:
-        """Copies of the networks by inference role: what runs them may change their layout, and
-        previews have other batch sizes than a compiled network."""
-        return {
-            "generator": copy.deepcopy(self._generator),
-            "classifier": Classifier(copy.deepcopy(self._discriminator)),
-        }
 
     def model_parts(self) -> dict[str, Mapping[str, Tensor]]:
         """The finished model; the discriminator tells a picture's own attributes."""

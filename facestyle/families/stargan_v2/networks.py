@@ -1,9 +1,8 @@
 """StarGAN v2's networks (Choi et al., CVPR 2020, appendix A), with the published parameter names.
 
 Knows shapes and arithmetic; knows nothing of files, domains' names or training.
-Norms are written as one ``addcmul`` over statistics of H and W: the same numbers as
-``nn.InstanceNorm2d``, several times as fast in channels_last memory, and exact under
-autocast because the statistics stay in float32.
+Norms are ``facestyle.norms``: fast in channels_last memory, and exact under autocast because
+the statistics stay in float32.
 
     faces_NCHW  float [-1, 1]      z_NL  latent code      s_NS  style code
     y_N         domain index       heatmaps_NLHW  98 landmark heatmaps in [0, 1]
@@ -20,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.norms import instance_norm
+
 Shapes = Mapping[str, Sequence[int]]
 
-NORM_EPS = 1e-5  # torch's InstanceNorm default, which the published weights were trained with
 SLOPE = 0.2  # of every leaky ReLU
 HIGH_PASS_SIDES = (32, 64, 128)  # feature sides (px) whose encoder input is kept for the decoder
 
@@ -93,14 +93,6 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
 def _count(shapes: Shapes, prefix: str) -> int:
     """How many numbered children stand below ``prefix``."""
     return len({key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix)})
-
-
-def instance_norm(x_NCHW: Tensor, scale_NC11: Tensor, shift_NC11: Tensor) -> Tensor:
-    """scale · (x - mean) / sqrt(var + eps) + shift over H and W, as one multiply-add."""
-    x = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
-    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-    gain = scale_NC11.to(x.dtype) * torch.rsqrt(variance + NORM_EPS)
-    return torch.addcmul(shift_NC11.to(x.dtype) - mean * gain, x, gain).to(x_NCHW.dtype)
 
 
 class InstanceNorm(nn.Module):
@@ -332,7 +324,7 @@ def _trunk(sizes: Sizes) -> nn.Sequential:
 
 def _pick(per_domain_ND: Tensor, y_N: Tensor) -> Tensor:
     """Each sample's own domain out of (N, domains, ...)."""
-    return per_domain_ND[torch.arange(len(y_N), device=y_N.device), y_N]
+    return per_domain_ND[torch.arange(y_N.shape[0], device=y_N.device), y_N]
 
 
 def high_pass_masks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.norms import EPS, instance_norm, statistics, wide
+
 Shapes = Mapping[str, Sequence[int]]
 
-NORM_EPS = 1e-5  # of every norm, as the published weights were trained with
 SLOPE = 0.2  # of the discriminators' leaky ReLU
 FEATURES = 4  # the generator's widest convolution, in multiples of the first
 
@@ -64,14 +65,6 @@ def sizes_from_shapes(shapes: Shapes) -> Sizes:
     return sizes
 
 
-def instance_norm(x_NCHW: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + eps) over H and W, with the biased variance, as one multiply-add."""
-    x = _wide(x_NCHW)
-    mean, variance = _statistics(x)
-    gain = torch.rsqrt(variance + NORM_EPS)
-    return torch.addcmul(-mean * gain, x, gain).to(x_NCHW.dtype)
-
-
 def layer_instance_norm(x_NCHW: Tensor, rho_1C11: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """gamma · (rho · IN(x) + (1 - rho) · LN(x)) + beta (paper, equation 1), as one multiply-add.
 
@@ -79,28 +72,17 @@ def layer_instance_norm(x_NCHW: Tensor, rho_1C11: Tensor, gamma: Tensor, beta: T
     from the channels': its variance is the mean of theirs and the variance of their means.
     ``gamma`` and ``beta`` are (N or 1, C, 1, 1).
     """
-    x = _wide(x_NCHW)
+    x = wide(x_NCHW)
     places, values = x.shape[2] * x.shape[3], x[0].numel()
-    mean, variance = _statistics(x)
+    mean, variance = statistics(x)
     layer_mean = mean.mean(dim=1, keepdim=True)
     layer_variance = (variance + (mean - layer_mean).square()).mean(dim=1, keepdim=True)
     # Biased variances so far.
-    gain = rho_1C11 * torch.rsqrt(variance * (places / (places - 1)) + NORM_EPS)
-    layer_gain = (1 - rho_1C11) * torch.rsqrt(layer_variance * (values / (values - 1)) + NORM_EPS)
+    gain = rho_1C11 * torch.rsqrt(variance * (places / (places - 1)) + EPS)
+    layer_gain = (1 - rho_1C11) * torch.rsqrt(layer_variance * (values / (values - 1)) + EPS)
     gamma, beta = gamma.to(x.dtype), beta.to(x.dtype)
     shift = beta - gamma * (gain * mean + layer_gain * layer_mean)
     return torch.addcmul(shift, x, gamma * (gain + layer_gain)).to(x_NCHW.dtype)
-
-
-def _statistics(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C, 1, 1) mean and biased variance over H and W: in channels_last memory on a CPU ten
-    times as fast as ``torch.var_mean``."""
-    mean = x_NCHW.mean(dim=(2, 3), keepdim=True)
-    return mean, (x_NCHW - mean).square().mean(dim=(2, 3), keepdim=True)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class InstanceNorm(nn.Module):
@@ -261,7 +243,7 @@ class Generator(nn.Module):
         gamma, beta = self.gamma(style)[:, :, None, None], self.beta(style)[:, :, None, None]
         for number in range(1, self.blocks + 1):
             x_NCHW = getattr(self, f"UpBlock1_{number}")(x_NCHW, gamma, beta)
-        return torch.tanh(_wide(self.UpBlock2(x_NCHW)))
+        return torch.tanh(wide(self.UpBlock2(x_NCHW)))
 
     def cam(self, features_NCHW: Tensor) -> Tensor:
         """(N, 2) logits of the auxiliary classifiers: is the source of the other domain?"""
@@ -343,8 +325,8 @@ class _Spectral(nn.Module):
         """
         gain = 1 / self.singular_value()
         if self.bias is None:
-            return _wide(y) * gain
-        return torch.addcmul(self.bias.view(-1, *[1] * (y.ndim - 2)), _wide(y), gain)
+            return wide(y) * gain
+        return torch.addcmul(self.bias.view(-1, *[1] * (y.ndim - 2)), wide(y), gain)
 
 
 class SpectralConv(_Spectral):

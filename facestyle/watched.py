@@ -1,0 +1,90 @@
+"""A backend in reduced precision whose failures are done again in float32.
+
+Half precision has a small range: now and then a network overflows in it, and a picture comes out
+as NaN or black. Knows neither runtimes nor networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+BLACK = -1 + 8 / 255  # of [-1, 1]: a picture with nothing brighter is black
+
+
+class Reducible(Protocol):
+    """A ``translator.Backend`` that may compute in less than float32."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that can be run."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """Runtime, device and precision, for people."""
+        ...
+
+    precision: str
+    """``fp32``, ``bf16`` or ``fp16``."""
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        """Run one network."""
+        ...
+
+    def exact(self) -> Reducible:
+        """The same networks in float32."""
+        ...
+
+
+class Watched:
+    """A ``translator.Backend`` around another one that computes in reduced precision."""
+
+    def __init__(self, backend: Reducible, warn: Callable[[str], object]) -> None:
+        """Watch ``backend``; ``warn`` is told of each result that had to be done again."""
+        self.backend = backend
+        self.precision = backend.precision
+        self.warn = warn
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that can be run."""
+        return self.backend.roles
+
+    @property
+    def about(self) -> str:
+        """Runtime, device and precision."""
+        return self.backend.about
+
+    @cached_property
+    def _exact(self) -> Reducible:
+        return self.backend.exact()
+
+    def exact(self) -> Reducible:
+        """The same networks in float32."""
+        return self._exact
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        """Run one network; what comes out broken is replaced by its float32 result."""
+        results = self.backend.run(role, *arrays)
+        broken_N = broken(results)
+        if broken_N.any():
+            self.warn(
+                f"{role}: {broken_N.sum()} of {len(results)} came out not finite or black in "
+                f"{self.precision}, done again in fp32"
+            )
+            # All of them: a network may look at the whole batch.
+            results[broken_N] = self._exact.run(role, *arrays)[broken_N]
+        return results
+
+
+def broken(results: np.ndarray) -> np.ndarray:
+    """(N,) bool: which results are not finite, or are black pictures."""
+    flat = results.reshape(len(results), -1)
+    broken_N = ~np.isfinite(flat).all(axis=1)
+    if results.ndim == 4 and results.shape[1] == 3:
+        broken_N |= flat.max(axis=1) < BLACK
+    return broken_N
