@@ -45,7 +45,7 @@ class OnnxBackend:
             )
         self.bundle = bundle
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        candidates = [device] if device != "auto" else ["cuda", "cpu"] if _gpu() else ["cpu"]
+        candidates = [device] if device != "auto" else ["cuda", "cpu"] if gpu() else ["cpu"]
         for self.device in candidates:
             self.precision = choose_precision(bundle, precision, USUAL[self.device.split(":")[0]])
             try:
@@ -161,7 +161,7 @@ def _open(network: bytes, device: str) -> onnxruntime.InferenceSession:
     return session
 
 
-def _gpu() -> bool:
+def gpu() -> bool:
     """Whether the CUDA driver is there and sees a device: onnxruntime's list does not tell."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

@@ -421,19 +421,36 @@ def model_file(
         UsageError: an unknown runtime, or a checkpoint for onnxruntime or OpenVINO.
         WeightsError: the file is not here.
     """
-    if runtime not in RUNTIMES:
-        raise UsageError(f"unknown runtime '{runtime}'", f"known: {', '.join(RUNTIMES)}")
-    entry = None if Path(name_or_path).exists() else weights.index().get(str(name_or_path))
-    light = device.startswith(("auto", "cpu")) and precision in ("auto", "fp32")
-    if entry and entry.onnx and (runtime in ("onnx", "openvino") or (runtime == "auto" and light)):
-        name_or_path = entry.onnx
-    path = weights.resolve(name_or_path, offline=offline, progress=progress)
+    wanted = file_of(name_or_path, runtime, device, precision)
+    path = weights.resolve(wanted, offline=offline, progress=progress)
     if runtime in ("onnx", "openvino") and not is_onnx(path):
         raise UsageError(
             f"runtime '{runtime}' needs an ONNX bundle, {path.name} is none",
             f"make one: facestyle export {path} -o {path.stem}.onnx",
         )
     return path
+
+
+def file_of(name_or_path: str | Path, runtime: str, device: str, precision: str) -> str | Path:
+    """The entry, or the path, behind what the user named; see ``model_file``."""
+    if runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime '{runtime}'", f"known: {', '.join(RUNTIMES)}")
+    entry = None if Path(name_or_path).exists() else weights.index().get(str(name_or_path))
+    light = device.startswith(("auto", "cpu")) and precision in ("auto", "fp32")
+    if entry and entry.onnx and (runtime in ("onnx", "openvino") or (runtime == "auto" and light)):
+        return entry.onnx
+    return name_or_path
+
+
+def device_for(path: Path | None, asked: str) -> str:
+    """Where a model's file would run; raises UsageError for a device that is not here."""
+    if path is not None and is_onnx(path):
+        from facestyle.backend_onnx import gpu
+
+        return asked if asked != "auto" else "cuda" if gpu() else "cpu"
+    from facestyle.backend_torch import best_device
+
+    return best_device(asked)
 
 
 def _open_bundle(

@@ -40,6 +40,7 @@ def export(
             translator = open_translator(
                 model,
                 domains=options.domain_names(domains),
+                runtime="torch",
                 device="cpu",
                 precision="fp32",
                 offline=offline,

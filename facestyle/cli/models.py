@@ -13,6 +13,7 @@ from facestyle.cli.report import reporting
 from facestyle.errors import CheckpointError, FacestyleError, UsageError, WeightsError
 
 if TYPE_CHECKING:
+    from facestyle.card import ModelCard
     from facestyle.weights import Verification
 
 app = typer.Typer(
@@ -69,6 +70,11 @@ def info(
 
 
 def _network_facts(path: Path, domains: tuple[str, ...] | None) -> dict[str, Any]:
+    from facestyle.bundle import is_onnx, load_bundle
+
+    if is_onnx(path):
+        bundle = load_bundle(path)
+        return {"roles": bundle.roles, "precisions": bundle.precisions, **_said(bundle.card)}
     from facestyle.checkpoint import load_checkpoint
     from facestyle.translator import card_of
 
@@ -78,8 +84,11 @@ def _network_facts(path: Path, domains: tuple[str, ...] | None) -> dict[str, Any
         part or "network": sum(tensor.numel() for tensor in state.values())
         for part, state in checkpoint.parts.items()
     }
-    said = {key: value for key, value in asdict(card).items() if value not in (None, "")}
-    return {"parameters": parameters, **said}
+    return {"parameters": parameters, **_said(card)}
+
+
+def _said(card: ModelCard) -> dict[str, Any]:
+    return {key: value for key, value in asdict(card).items() if value not in (None, "", ())}
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,8 @@ Domains = Annotated[
     typer.Option("--domains", help="Domain names of a checkpoint without a card, e.g. cat,dog."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 where it is faster.")]
+Runtime = Annotated[str, typer.Option("--runtime", help="auto, torch, onnx or openvino.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 
 
 def domain_names(text: str | None) -> tuple[str, ...] | None:

@@ -58,6 +58,13 @@ Format = Annotated[
     str | None,
     typer.Option("--format", help="png (the default), jpg, webp, avif or tif, if -o names none."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Pictures at a time (default: one a core, up to 16)."),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", help="local, or ray: a folder by many processes or machines.")
+]
 
 DEFAULT_MODEL = "female-male"
 
@@ -111,13 +118,16 @@ def translate(
     overwrite: Overwrite = False,
     recursive: Recursive = False,
     fail_fast: FailFast = False,
+    workers: Workers = None,
+    engine: Engine = "local",
     dry_run: DryRun = False,
     no_mark: NoMark = False,
     keep_metadata: KeepMetadata = False,
     format: Format = None,
     domains: options.Domains = None,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    runtime: options.Runtime = "auto",
+    precision: options.Precision = "auto",
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -133,7 +143,8 @@ def translate(
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
         detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
-        device=device, precision=precision, offline=offline, cam=cam,
+        device=device, runtime=runtime, precision=precision, offline=offline, cam=cam,
+        workers=workers, engine=engine,
     )  # fmt: skip
 
     def styles(translator: Translator, _: Callable[[], Detector]) -> list[Style]:
@@ -190,13 +201,16 @@ def reference(
     overwrite: Overwrite = False,
     recursive: Recursive = False,
     fail_fast: FailFast = False,
+    workers: Workers = None,
+    engine: Engine = "local",
     dry_run: DryRun = False,
     no_mark: NoMark = False,
     keep_metadata: KeepMetadata = False,
     format: Format = None,
     domains: options.Domains = None,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    runtime: options.Runtime = "auto",
+    precision: options.Precision = "auto",
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -212,7 +226,8 @@ def reference(
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
         detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
-        device=device, precision=precision, offline=offline, cam=False,
+        device=device, runtime=runtime, precision=precision, offline=offline, cam=False,
+        workers=workers, engine=engine,
     )  # fmt: skip
 
     def styles(translator: Translator, detector: Callable[[], Detector]) -> list[Style]:

@@ -1,4 +1,4 @@
-"""What ``translate`` and ``reference`` share: plan, open, restyle one after the other, account.
+"""What ``translate`` and ``reference`` share: plan, open, restyle side by side, account.
 
 Order of work: what is cheap and can be wrong (names, paths, a single picture) comes before
 what is dear (torch, the model). How a style comes about is the caller's.
@@ -7,9 +7,10 @@ what is dear (torch, the model). How a style comes about is the caller's.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,6 +22,9 @@ from facestyle.cli.report import Reporter
 from facestyle.errors import FacestyleError, InputError, PartialBatchError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from facestyle.batch import Crew
     from facestyle.faces import Detector
     from facestyle.faces.align import AlignedFace
     from facestyle.images import Picture
@@ -49,10 +53,15 @@ class Wish:
     keep_metadata: bool
     format: str | None
     device: str
+    runtime: str
     precision: str
     offline: bool
     cam: bool
+    workers: int | None
+    engine: str
 
+
+ENGINES = ("local", "ray")
 
 StyleMaker = Callable[["Translator", Callable[[], "Detector"]], "list[Style]"]
 
@@ -61,7 +70,7 @@ def restyle_all(
     wish: Wish, make_styles: StyleMaker, suffixes: Sequence[str], report: Reporter
 ) -> None:
     """Plan, open the model once, restyle each picture, and account for what failed."""
-    from facestyle import weights
+    from facestyle import batch
 
     jobs = _jobs(wish, suffixes, report)
     if wish.dry_run:
@@ -70,52 +79,122 @@ def restyle_all(
     pending = [job for job in jobs if not _done_before(job, wish, report)]
     if not pending:
         return
-    # A single picture is read first: if it is bad, that is said before torch is imported.
+    groups = [list(group) for _, group in groupby(pending, _source_of)]
     alone = len({job.source.path for job in jobs}) == 1
+    if wish.engine == "ray":
+        _account(groups, _over_machines(wish, make_styles, groups, report), alone, wish, report)
+        return
+    # A single picture is read first: if it is bad, that is said before torch is imported.
     first = _read(pending[0].source) if alone else None
+    serial = alone or wish.fail_fast
+    with batch.Crew(1 if serial else wish.workers or batch.usual_workers()) as crew:
+        session = _open_session(wish, make_styles, crew, alone, report)
+        if alone:
+            outcomes = (session.whole(group, report, first) for group in groups)
+        else:
+            outcomes = session.outcomes(groups, report)
+        _account(groups, outcomes, alone, wish, report)
 
-    from facestyle.translator import open_translator
 
-    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
-        path = weights.resolve(wish.model, offline=wish.offline, progress=update)
-        translator = open_translator(
-            path,
-            domains=options.domain_names(wish.domains),
-            device=wish.device,
-            precision=wish.precision,
-            offline=wish.offline,
-            progress=update,
-        )
-    detector = _lazy_detector(wish, report)
-    styles = make_styles(translator, detector)
-    if wish.cam:
-        translator.needs_attention(styles[0])
-    report.detail(f"{path} by {translator.backend.about}")
-    _tell_without_effect(wish, translator, report)
-    if template_of(wish, translator) != "none":
-        detector()  # once for all pictures, and so is what may be wrong with it
-    session = _Session(wish, translator, detector, styles, weights.sha256_of(path), report)
-
+def _account(
+    groups: Sequence[Sequence[Job]],
+    outcomes: Generator[Outcome, None, None],
+    alone: bool,
+    wish: Wish,
+    report: Reporter,
+) -> None:
+    """Say what became of each picture, in their order; raises for those that failed."""
     failed = 0
-    by_source = [(source, list(group)) for source, group in groupby(pending, _source_of)]
-    with report.progress("restyling", unit=" pictures") as update:
-        for number, (source, group) in enumerate(by_source):
-            if len(by_source) > 1:
-                update(number, len(by_source))
-            try:
-                with naming(source.name):
-                    session.restyle(first or _read(source), group)
-            except FacestyleError as error:
+    with closing(outcomes), report.progress("restyling", unit=" pictures") as update:
+        if len(groups) > 1:
+            update(0, len(groups))
+        for number, (group, outcome) in enumerate(zip(groups, outcomes, strict=True), 1):
+            for how, what in outcome.said:
+                getattr(report, how)(*what)
+            if outcome.error is not None:
                 if alone or wish.fail_fast:
-                    raise
+                    raise outcome.error
                 failed += 1
-                report.error(error, input=source.name)
+                report.error(outcome.error, input=group[0].source.name)
+            if len(groups) > 1:
+                update(number, len(groups))
     if failed:
         raise PartialBatchError(
-            f"{failed} of {len(by_source)} pictures failed"
-            + (", the others are written" if failed < len(by_source) else ""),
+            f"{failed} of {len(groups)} pictures failed"
+            + (", the others are written" if failed < len(groups) else ""),
             "mend or remove them and run again: what exists is skipped",
         )
+
+
+def _over_machines(
+    wish: Wish, make_styles: StyleMaker, groups: Sequence[Sequence[Job]], report: Reporter
+) -> Generator[Outcome, None, None]:
+    """The same by ``_Session`` in other processes; what they say comes back with the results."""
+    from facestyle import engine_ray, weights
+
+    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
+        weights.resolve(wish.model, offline=wish.offline, progress=update)  # missing: said at once
+
+    def open_work(cores: int) -> Callable[[Sequence[Sequence[Job]]], list[Outcome]]:
+        from facestyle.batch import Crew
+
+        lines = Lines()
+        session = _open_session(wish, make_styles, Crew(cores), False, lines)
+        opening = tuple(lines.said)
+
+        def work(part: Sequence[Sequence[Job]]) -> list[Outcome]:
+            done = list(session.outcomes(part))
+            return [replace(outcome, opening=opening) for outcome in done]
+
+        return work
+
+    def failed(group: Sequence[Job], error: FacestyleError) -> Outcome:
+        return Outcome(error=type(error)(f"{group[0].source.name}: {error.message}", error.hint))
+
+    outcomes = engine_ray.across(
+        open_work, groups, failed, workers=wish.workers, use_gpu=wish.device != "cpu"
+    )
+    told = False
+    for outcome in outcomes:
+        if outcome.opening and not told:  # every process says it, once is enough
+            told = True
+            outcome = replace(outcome, said=[*outcome.opening, *outcome.said])
+        yield outcome
+
+
+class Lines:
+    """What is said on a picture's way, kept until its turn; in place of a ``Reporter``."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, tuple[Any, ...]]] = []
+
+    def note(self, text: str) -> None:
+        """As ``Reporter.note``."""
+        self.said.append(("note", (text,)))
+
+    def detail(self, text: str) -> None:
+        """As ``Reporter.detail``."""
+        self.said.append(("detail", (text,)))
+
+    def result(self, values: Mapping[str, Any], text: str) -> None:
+        """As ``Reporter.result``."""
+        self.said.append(("result", (values, text)))
+
+    @contextmanager
+    def progress(self, title: str, *, unit: str = "") -> Iterator[Any]:
+        """Nobody looks."""
+        yield lambda done, total: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one picture; plain data, it may come from another machine."""
+
+    said: Sequence[tuple[str, tuple[Any, ...]]] = ()
+    """Method of ``Reporter`` and its arguments; empty where it was said at once."""
+    error: FacestyleError | None = None
+    opening: Sequence[tuple[str, tuple[Any, ...]]] = ()
+    """What opening the model said, in a process of its own."""
 
 
 def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
@@ -135,6 +214,13 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
         raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
     if wish.cam and wish.output == STDIO:
         raise UsageError("--cam writes a second picture, stdout takes one", "give a file: -o FILE")
+    if wish.engine not in ENGINES:
+        raise UsageError(f"unknown engine '{wish.engine}'", f"known: {', '.join(ENGINES)}")
+    if wish.engine == "ray" and (STDIO in (wish.output, *wish.inputs) or wish.fail_fast):
+        together = "--fail-fast" if wish.fail_fast else "-"
+        raise UsageError(f"--engine ray and {together} do not go together", "drop one of them")
+    if wish.workers is not None and wish.workers > 1 and wish.fail_fast:
+        raise UsageError("--fail-fast goes from one picture to the next", "drop --workers")
     if wish.output == STDIO and report.as_json:
         raise UsageError("--json and -o - both write to stdout", "give a file: -o FILE")
 
@@ -158,8 +244,72 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
     return jobs
 
 
+@dataclass(kw_only=True)
+class _Work:
+    """One picture on its way from file to file."""
+
+    jobs: Sequence[Job]
+    report: Reporter | Lines
+    picture: Picture | None = None
+    aligned: Sequence[AlignedFace] = ()
+    results: Iterable[np.ndarray | FacestyleError] = ()
+    """``results_NHWC`` of each job, or why there are none."""
+    error: FacestyleError | None = None
+
+    def wants(self, variant: int) -> bool:
+        """Whether that style is to be made: some may exist."""
+        return any(job.variant == variant for job in self.jobs)
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """An expected error within is this picture's."""
+        try:
+            with naming(self.jobs[0].source.name):
+                yield
+        except FacestyleError as error:
+            self.error = error
+
+
+def _open_session(
+    wish: Wish, make_styles: StyleMaker, crew: Crew, alone: bool, report: Reporter | Lines
+) -> _Session:
+    """Open the model, its styles and its detector: once for all pictures, and so is what may
+    be wrong with them."""
+    from facestyle import weights
+    from facestyle.translator import model_file, open_translator
+
+    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
+        path = model_file(
+            wish.model,
+            runtime=wish.runtime,
+            device=wish.device,
+            precision=wish.precision,
+            offline=wish.offline,
+            progress=update,
+        )
+        translator = open_translator(
+            path,
+            domains=options.domain_names(wish.domains),
+            runtime=wish.runtime,
+            device=wish.device,
+            precision=wish.precision,
+            offline=wish.offline,
+            progress=update,
+            warn=report.note,
+        )
+    detector = _lazy_detector(wish, report)
+    styles = make_styles(translator, detector)
+    if wish.cam:
+        translator.needs_attention(styles[0])
+    report.detail(f"{path} by {translator.backend.about}")
+    _tell_without_effect(wish, translator, alone, report)
+    if template_of(wish, translator) != "none":
+        detector()
+    return _Session(wish, translator, detector, styles, weights.sha256_of(path), crew)
+
+
 class _Session:
-    """An opened model, its detector and styles, applied to one picture after the other."""
+    """An opened model, its detector and styles, applied to pictures by a crew."""
 
     def __init__(
         self,
@@ -168,74 +318,151 @@ class _Session:
         detector: Callable[[], Detector],
         styles: Sequence[Style],
         sha256: str,
-        report: Reporter,
+        crew: Crew,
     ) -> None:
+        from facestyle.batch import runs_side_by_side
         from facestyle.pipeline import usual_detail
 
         self.wish = wish
-        template = template_of(wish, translator)
-        self.detail = usual_detail(template) if wish.detail is None else wish.detail
+        self.template = template_of(wish, translator)
+        self.detail = usual_detail(self.template) if wish.detail is None else wish.detail
         self.translator = translator
         self.detector = detector
         self.styles = styles
         self.sha256 = sha256
-        self.report = report
+        self.crew = crew
+        # Where one network is not to be run twice at a time; the results' own have one caller.
+        self.attending = nullcontext() if runs_side_by_side(translator) else threading.Lock()
 
-    def restyle(self, picture: Picture, jobs: Sequence[Job]) -> None:
+    def outcomes(
+        self, groups: Sequence[Sequence[Job]], report: Reporter | None = None
+    ) -> Generator[Outcome, None, None]:
+        """Each picture's outcome in their order. ``report`` is told at once where one comes
+        after the other; else what was said is in the outcomes."""
+        from facestyle import batch
+
+        crew = self.crew
+        with batch.side_by_side():
+            if batch.runs_side_by_side(self.translator):
+                told = report if crew.workers == 1 else None
+                yield from crew.ordered(
+                    lambda group: self.whole(group, told or Lines()), groups, ahead=crew.workers
+                )
+                return
+            begun = crew.ordered(
+                lambda group: self.read(group, Lines()), groups, ahead=batch.TOGETHER
+            )
+            yield from crew.ordered(self.written, self.translated(begun))
+
+    def whole(
+        self, group: Sequence[Job], report: Reporter | Lines, picture: Picture | None = None
+    ) -> Outcome:
         """Every variant of one picture: detected and aligned once."""
+        from facestyle.pipeline import translate_crops
+
+        work = self.read(group, report, picture)
+        styles = (self.styles[job.variant] for job in group)
+        work.results = (translate_crops(work.aligned, self.translator, style) for style in styles)
+        return self.written(work)
+
+    def read(
+        self, group: Sequence[Job], report: Reporter | Lines, picture: Picture | None = None
+    ) -> _Work:
+        """Decode, detect, align."""
+        from facestyle.pipeline import aligned_faces
+
+        work = _Work(jobs=group, report=report)
+        with work.blamed():
+            self.crew.checkpoint()
+            work.picture = picture or _read(group[0].source)
+            if work.picture.note:
+                report.note(f"{group[0].source.name}: {work.picture.note}")
+            self.crew.checkpoint()
+            work.aligned = aligned_faces(
+                work.picture.pixels_HWC,
+                self.translator,
+                self.wish.face,
+                detector=self.detector() if self.template != "none" else None,
+                min_score=self.wish.min_score,
+                template=self.wish.align,
+            )
+        return work
+
+    def translated(self, works: Iterator[_Work]) -> Iterator[_Work]:
+        """The same, their crops gone through the networks some pictures at a time."""
+        from facestyle import batch
+
+        for chunk in batch.chunks(works, batch.TOGETHER):
+            self.translate(chunk)
+            while chunk:
+                yield chunk.pop(0)  # else the pictures would stay until the chunk is written
+
+    def translate(self, works: Sequence[_Work]) -> None:
+        """Give each of them its results."""
+        from facestyle.batch import translate_together
+
+        for variant, style in enumerate(self.styles):
+            takers = [work for work in works if work.error is None and work.wants(variant)]
+            made = translate_together([work.aligned for work in takers], self.translator, style)
+            for work, results in zip(takers, made, strict=True):
+                work.results = [*work.results, results]
+
+    def written(self, work: _Work) -> Outcome:
+        """Paste, encode, tell."""
+        if work.error is None:
+            with work.blamed():
+                self.crew.checkpoint()
+                for job, results_NHWC in zip(work.jobs, work.results, strict=True):
+                    self.crew.checkpoint()
+                    if isinstance(results_NHWC, FacestyleError):
+                        raise results_NHWC
+                    self.write(work, job, results_NHWC)
+        said = work.report.said if isinstance(work.report, Lines) else ()
+        return Outcome(said=said, error=work.error)
+
+    def write(self, work: _Work, job: Job, results_NHWC: np.ndarray) -> None:
+        """One result into its file."""
         from facestyle.images import write_picture
-        from facestyle.pipeline import aligned_faces, paste_all, translate_crops
+        from facestyle.pipeline import paste_all
 
-        wish, source = self.wish, jobs[0].source
-        if picture.note:
-            self.report.note(f"{source.name}: {picture.note}")
-        needs_detector = template_of(wish, self.translator) != "none"
-        aligned = aligned_faces(
-            picture.pixels_HWC,
-            self.translator,
-            wish.face,
-            detector=self.detector() if needs_detector else None,
-            min_score=wish.min_score,
-            template=wish.align,
+        wish, picture, style = self.wish, work.picture, self.styles[job.variant]
+        assert picture is not None, "it has been read"
+        pixels_HWC = (
+            results_NHWC[0]
+            if wish.crop_only
+            else paste_all(picture.pixels_HWC, work.aligned, results_NHWC, detail=self.detail)
         )
-        for job in jobs:
-            style = self.styles[job.variant]
-            results_NHWC = translate_crops(aligned, self.translator, style)
-            pixels_HWC = (
-                results_NHWC[0]
-                if wish.crop_only
-                else paste_all(picture.pixels_HWC, aligned, results_NHWC, detail=self.detail)
-            )
-            target = job.target or _binary(sys.stdout, "stdout")
-            if job.target is not None and wish.output is not None:
-                _make_folder(job.target.parent)
-            lost = write_picture(
-                target,
-                picture.with_pixels(pixels_HWC),
-                format=None if job.target else wish.format or "png",
-                recipe=self.recipe(style),
-                mark=wish.mark,
-                keep_metadata=wish.keep_metadata,
-            )
-            if lost:
-                self.report.note(f"{job.target or 'stdout'}: {lost}")
-            if wish.cam and job.target is not None:
-                self.write_attention(picture, aligned, style, job.target)
-            self.tell(job, style, len(aligned))
+        target = job.target or _binary(sys.stdout, "stdout")
+        if job.target is not None and wish.output is not None:
+            _make_folder(job.target.parent)
+        lost = write_picture(
+            target,
+            picture.with_pixels(pixels_HWC),
+            format=None if job.target else wish.format or "png",
+            recipe=self.recipe(style),
+            mark=wish.mark,
+            keep_metadata=wish.keep_metadata,
+        )
+        if lost:
+            work.report.note(f"{job.target or 'stdout'}: {lost}")
+        if wish.cam and job.target is not None:
+            self.write_attention(work, picture, style, job.target)
+        self.tell(work, job, style)
 
-    def write_attention(
-        self, picture: Picture, aligned: Sequence[AlignedFace], style: Style, target: Path
-    ) -> None:
+    def write_attention(self, work: _Work, picture: Picture, style: Style, target: Path) -> None:
         """The heatmap over the photo, beside the result."""
         from facestyle.images import write_picture
         from facestyle.pipeline import attention_overlay
 
-        overlay_HWC = attention_overlay(picture.pixels_HWC, aligned, self.translator, style)
+        with self.attending:
+            overlay_HWC = attention_overlay(
+                picture.pixels_HWC, work.aligned, self.translator, style
+            )
         beside = target.with_name(f"{target.stem}.cam{target.suffix}")
         write_picture(
             beside, picture.with_pixels(overlay_HWC), recipe=self.recipe(style), mark=self.wish.mark
         )
-        self.report.result({"output": str(beside), "status": "attention"}, str(beside))
+        work.report.result({"output": str(beside), "status": "attention"}, str(beside))
 
     def recipe(self, style: Style) -> dict[str, object]:
         """All that is needed to make the same picture again."""
@@ -246,18 +473,19 @@ class _Session:
             "model_sha256": self.sha256,
             "domain": style.domain,
             "style": style.origin,
-            "align": template_of(wish, self.translator),
+            "align": self.template,
             "face": wish.face,
             "detail": self.detail,
-            "precision": wish.precision,
+            "precision": self.translator.backend.precision,
         }
 
-    def tell(self, job: Job, style: Style, faces: int) -> None:
+    def tell(self, work: _Work, job: Job, style: Style) -> None:
         """One result; nothing on stdout where the picture itself went there."""
+        faces = len(work.aligned)
         finder = (
             "ready crop"
-            if template_of(self.wish, self.translator) == "none"
-            else (f"{faces} face{'s' if faces > 1 else ''} by {self.detector().name}")
+            if self.template == "none"
+            else f"{faces} face{'s' if faces > 1 else ''} by {self.detector().name}"
         )
         values = {
             "input": job.source.name,
@@ -267,9 +495,9 @@ class _Session:
             "style": style.origin,
             "faces": faces,
         }
-        self.report.note(f"{job.source.name}: {style.domain}, {style.origin}, {finder}")
+        work.report.note(f"{job.source.name}: {style.domain}, {style.origin}, {finder}")
         if job.target is not None:
-            self.report.result(values, str(job.target))
+            work.report.result(values, str(job.target))
 
 
 def _source_of(job: Job) -> Source:
@@ -296,18 +524,32 @@ def _binary(stream: Any, name: str) -> BinaryIO:
     return binary
 
 
-def _lazy_detector(wish: Wish, report: Reporter) -> Callable[[], Detector]:
+def _lazy_detector(wish: Wish, report: Reporter | Lines) -> Callable[[], Detector]:
     """Opens the detector when the first picture needs one, and then keeps it."""
     from functools import cache
 
+    own = threading.local()
+
     @cache
-    def open_once() -> Detector:
+    def first() -> Detector:
         from facestyle.faces.registry import open_detector
 
         with report.progress(f"fetching {wish.detector}", unit=" bytes") as update:
             return open_detector(wish.detector, offline=wish.offline, progress=update)
 
-    return open_once
+    def here() -> Detector:
+        from facestyle.faces.registry import open_detector
+
+        shared = first()
+        if shared.name != "yunet" or threading.current_thread() is threading.main_thread():
+            return shared
+        # OpenCV's holds the size of its picture: the threads would wait for each other.
+        if not hasattr(own, "detector"):
+            own.detector = open_detector(wish.detector, offline=wish.offline)
+        detector: Detector = own.detector
+        return detector
+
+    return here
 
 
 @contextmanager
@@ -321,7 +563,9 @@ def naming(name: object, kind: type[FacestyleError] = FacestyleError) -> Iterato
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
-def _tell_without_effect(wish: Wish, translator: Translator, report: Reporter) -> None:
+def _tell_without_effect(
+    wish: Wish, translator: Translator, alone: bool, report: Reporter | Lines
+) -> None:
     """No option is ignored in silence."""
     options_of = {
         "a ready crop (--align none)": {
@@ -332,6 +576,7 @@ def _tell_without_effect(wish: Wish, translator: Translator, report: Reporter) -
         if template_of(wish, translator) == "none"
         else {},
         "--crop-only": {"--detail": wish.detail is not None} if wish.crop_only else {},
+        "a single picture": {"--workers": wish.workers is not None} if alone else {},
     }
     for what, given in options_of.items():
         if idle := [option for option, is_given in given.items() if is_given]:
@@ -364,16 +609,17 @@ def _make_folder(folder: Path) -> None:
 def _tell_plan(wish: Wish, jobs: Sequence[Job], report: Reporter) -> None:
     """What a run would read, write, load and fetch."""
     from facestyle import weights
-    from facestyle.backend_torch import best_device
     from facestyle.faces.registry import detector_entry
+    from facestyle.translator import device_for, file_of
 
     entries = weights.index()
     if wish.model in entries:
-        model = [wish.model, *entries[wish.model].needs]
+        name = file_of(wish.model, wish.runtime, wish.device, wish.precision)
+        model = [str(name), *entries[wish.model].needs]
     else:
         model = [str(weights.resolve(wish.model, offline=True))]  # or says that there is none
     detector = [] if wish.align == "none" else [detector_entry(wish.detector)]
-    device = best_device(wish.device)
+    device = device_for(weights.locate(model[0]), wish.device)
     files = {name: weights.locate(name) for name in model + detector}
     fetched = {name: entries[name].url for name, place in files.items() if place is None}
     report.result(

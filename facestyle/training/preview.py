@@ -70,15 +70,15 @@ class Previewer:
         checkpoint = Checkpoint(path=self.folder, parts=parts, card=self.card)
         modules = self.family.modules(checkpoint, self.card)
         translator = Translator(self.card, TorchBackend(modules, self.device))
-        columns = [_column(None, self.sources)]
+        columns: list[tuple[np.ndarray | None, np.ndarray]] = [(None, self.sources)]
         distances = []
         for domain in self.card.domains:
             for head_CHW, style in _styles(translator, domain, self.members[domain]):
-                columns.append(_column(head_CHW, translator.translate(self.sources, style)))
+                columns.append((head_CHW, translator.translate(self.sources, style)))
             if len(self.members[domain]) and len(self.scored[domain]):
                 fakes_NCHW = self._restyled(translator, domain)
                 distances.append(sliced_wasserstein(fakes_NCHW, self.members[domain]))
-        sheet_HWC = from_model(np.concatenate(columns, axis=2)[None])[0]
+        sheet_HWC = from_model(_sheet(columns)[None])[0]
         self.folder.mkdir(exist_ok=True)
         picture = Picture(pixels_HWC=sheet_HWC, alpha_HW=None, icc=None, exif=None, note=None)
         path = self.folder / f"{step:07d}.png"
@@ -120,7 +120,13 @@ def _stack(pictures: list[np.ndarray], side: int) -> np.ndarray:
     return np.stack(pictures) if pictures else np.empty((0, 3, side, side), np.float32)
 
 
-def _column(head_CHW: np.ndarray | None, faces_NCHW: np.ndarray) -> np.ndarray:
-    """(3, rows · side, side): pictures under their reference, or under a white cell."""
-    head = np.ones_like(faces_NCHW[0]) if head_CHW is None else head_CHW
-    return np.concatenate([head, *faces_NCHW], axis=1)
+def _sheet(columns: list[tuple[np.ndarray | None, np.ndarray]]) -> np.ndarray:
+    """(3, H, W): each column's faces under its reference, or under a white cell where only other
+    columns have one."""
+    white_CHW = np.ones_like(columns[0][1][0])
+    headed = any(head_CHW is not None for head_CHW, _ in columns)
+    stacks = []
+    for head_CHW, faces_NCHW in columns:
+        head = [white_CHW if head_CHW is None else head_CHW] if headed else []
+        stacks.append(np.concatenate([*head, *faces_NCHW], axis=1))
+    return np.concatenate(stacks, axis=2)

@@ -35,7 +35,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "paper": {"run": {"steps": 1_000_000, "batch_size": 1}, NAME: {}},
     "light": {"run": {"steps": 1_000_000, "batch_size": 1}, NAME: {"light": True}},
     "compact": {
-        "run": {"steps": 4_000, "batch_size": 4, "precision": "bf16", "compile": True},
+        "run": {"steps": 6_000, "batch_size": 2, "precision": "bf16", "compile": True},
         NAME: {
             "image_size": 64,
             "load_size": 72,
@@ -43,8 +43,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "light": True,
             "global_layers": 6,
             "lr": 2e-4,
-            "lr_fall_from": 2_000,
-            "lr_fall_to": 4_000,
+            "lr_fall_from": 3_000,
+            "lr_fall_to": 6_000,
         },
     },
 }

@@ -308,14 +308,15 @@ class _Spectral(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             matrix, u = weight.flatten(1), self.weight_u
             if self.training:
-                with torch.no_grad():
-                    v = F.normalize(torch.mv(matrix.t(), u), dim=0)
-                    u = F.normalize(torch.mv(matrix, v), dim=0)
-                    plain = v.view(weight.shape[1:])
-                    plain = plain.permute(2, 0, 1) if weight.ndim == 4 else plain
-                    # New tensors, not new contents: backward may still need the old ones.
-                    self.weight_u, self.weight_v = u, plain.reshape(-1)
-            return torch.dot(u, torch.mv(matrix, v))
+                v = F.normalize(torch.mv(matrix.detach().t(), u), dim=0)
+            image = torch.mv(matrix, v)
+            if self.training:
+                u = F.normalize(image.detach(), dim=0)
+                plain = v.view(weight.shape[1:])
+                plain = plain.permute(2, 0, 1) if weight.ndim == 4 else plain
+                # New tensors, not new contents: backward may still need the old ones.
+                self.weight_u, self.weight_v = u, plain.reshape(-1)
+            return torch.dot(u, image)
 
     def scaled(self, y: Tensor) -> Tensor:
         """What the plain weight gave, over the singular value, plus the bias.
