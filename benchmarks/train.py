@@ -68,21 +68,47 @@ class PlainTask(Task):
         for net in self.networks.values():
             net.requires_grad_(True)
 
-    def _generator_losses(self, batch: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-        generator, encoder = self.networks["generator"], self.networks["style_encoder"]
-        x, y_ref = batch["x_NCHW"], batch["y_ref_N"]
+    def _discriminator_step(self, batch: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        discriminator = self.networks["discriminator"]
+        self._train_only()
+        with torch.no_grad():
+            s = self._style(batch, source, first=True)
+            fake = self.networks["generator"](batch["x_NCHW"], s, None)
+        x = batch["x_NCHW"].detach().requires_grad_()
+        logits = discriminator(x, batch["y_N"])
+        losses = {
+            "real": objective.realness_loss(logits, real=True),
+            "reg": objective.r1_penalty(logits, x),
+            "fake": objective.realness_loss(discriminator(fake, batch["y_ref_N"]), real=False),
+        }
+        total = losses["real"] + losses["fake"] + self.config.r1 * losses["reg"]
+        self.optimisers.update(total, "discriminator")
+        return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
+
+    def _generator_step(self, batch: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        config, generator = self.config, self.networks["generator"]
+        encoder, x, y_ref = self.networks["style_encoder"], batch["x_NCHW"], batch["y_ref_N"]
+        self._train_only()
         s = self._style(batch, source, first=True)
         fake = generator(x, s, None)
         logits = self.networks["discriminator"](fake, y_ref)
-        s_back = encoder(fake, y_ref)
         fake2 = generator(x, self._style(batch, source, first=False), None).detach()
         back = generator(fake, encoder(x, batch["y_N"]), None)
-        return {
+        losses = {
             "adv": objective.realness_loss(logits, real=True),
-            "sty": (s_back - s).abs().mean(),
+            "sty": (encoder(fake, y_ref) - s).abs().mean(),
             "ds": (fake - fake2).abs().mean(),
             "cyc": (back - x).abs().mean(),
         }
+        weight = objective.diversity_weight(
+            config.diversity, config.diversity_steps, self.step_index
+        )
+        total = losses["adv"] + config.style * losses["sty"] - weight * losses["ds"]
+        trained = ["generator"]
+        if source == "latent":
+            trained += ["mapping_network", "style_encoder"]
+        self.optimisers.update(total + config.cycle * losses["cyc"], *trained)
+        return {f"G/{source}/{name}": value.detach() for name, value in losses.items()}
 
 
 def _plain_norm(x_NCHW: Tensor, scale_NC11: Tensor, shift_NC11: Tensor) -> Tensor:

@@ -27,23 +27,32 @@ class Optimisers:
         """L2 norm of the last gradient of each optimiser that was stepped."""
 
     def update(self, loss: Tensor, *names: str) -> bool:
-        """One step of the named optimisers down the gradient of ``loss``, in all processes alike.
+        """One step of the named optimisers down the gradient of ``loss``; see ``finish``."""
+        self.begin()
+        loss.backward()
+        return self.finish(*names)
+
+    def begin(self) -> None:
+        """Forget all gradients. Then come backward passes, one or several, whose gradients add
+        up: a step in stages keeps only one stage's graph in memory."""
+        for optimiser in self._optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+
+    def finish(self, *names: str) -> bool:
+        """Step the named optimisers down what the backward passes left, in all processes alike.
 
         A gradient with NaN or infinity would spoil weights and moments for good: then nothing
         is stepped, the skip is counted, and False comes back.
         """
-        for optimiser in self._optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
         gradients = {name: self._gradients(name) for name in names}
         _average([gradient for group in gradients.values() for gradient in group])
         norms = {
             name: torch.nn.utils.get_total_norm(group) for name, group in gradients.items() if group
         }
         # One wait for the device, not one a norm.
-        values = torch.stack([*norms.values(), loss.detach().float()]).tolist()
-        self.gradient_norms |= dict(zip(norms, values, strict=False))
-        if not all(abs(value) < float("inf") for value in values[:-1]):
+        values = torch.stack(list(norms.values())).tolist() if norms else []
+        self.gradient_norms |= dict(zip(norms, values, strict=True))
+        if not all(abs(value) < float("inf") for value in values):
             self.skipped += 1
             return False
         for name in names:

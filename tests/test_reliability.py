@@ -165,16 +165,16 @@ with parallel.joined("cpu") as processes:
         lambda rng: sample(pictures, config, rng), 4, seed=1, start=0, stop=3,
         rank=processes.rank, world=processes.world,
     )
-    step = task.optimisers.update
+    step = task.optimisers.finish
 
-    def watched(loss, *names):
-        done = step(loss, *names)
+    def watched(*names):
+        done = step(*names)
         for name, p in parameters.items():
             if p.grad is not None:
                 least[name] = torch.minimum(least[name], p.grad.abs())
         return done
 
-    task.optimisers.update = watched
+    task.optimisers.finish = watched
     for batch in data:
         task.step(batch)
     if processes.writes:

@@ -212,30 +212,39 @@ class Task:
         return {name: float(value) for name, value in losses.items()}
 
     def _discriminator_step(self, batch: Batch, source: str) -> Losses:
+        """Real pictures with their penalty, then fakes: one graph at a time is in memory."""
         config, discriminator = self.config, self.networks["discriminator"]
         self._train_only("discriminator")
-        with torch.no_grad(), self._autocast():
-            s = self._style(batch, source, first=True)
-            fake = self.networks["generator"](batch["x_NCHW"], s, self._masks(batch["x_NCHW"]))
+        self.optimisers.begin()
         losses: Losses = {}
         # `forward` is the uncompiled call: a compiled one has no second derivative.
         penalised = self.step_index // (2 if config.alternate else 1) % config.r1_every == 0
         x = batch["x_NCHW"].detach().requires_grad_(penalised)
         with self._autocast(not penalised):  # a squared gradient needs all digits
             judge = discriminator.forward if penalised else discriminator
-            logits_real = judge(x, batch["y_N"]).float()
-        with self._autocast():
-            logits_fake = discriminator(fake, batch["y_ref_N"]).float()
-        losses["real"] = realness_loss(logits_real, real=True)
-        losses["fake"] = realness_loss(logits_fake, real=False)
-        total = losses["real"] + losses["fake"]
+            logits = judge(x, batch["y_N"]).float()
+        losses["real"] = total = realness_loss(logits, real=True)
         if penalised:
-            losses["reg"] = r1_penalty(logits_real, x)
+            losses["reg"] = r1_penalty(logits, x)
             total = total + config.r1 * config.r1_every * losses["reg"]
-        self.optimisers.update(total, "discriminator")
+        total.backward()
+        with torch.no_grad(), self._autocast():
+            s = self._style(batch, source, first=True)
+            fake = self.networks["generator"](batch["x_NCHW"], s, self._masks(batch["x_NCHW"]))
+        with self._autocast():
+            logits = discriminator(fake, batch["y_ref_N"]).float()
+        losses["fake"] = realness_loss(logits, real=False)
+        losses["fake"].backward()
+        self.optimisers.finish("discriminator")
         return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
 
     def _generator_step(self, batch: Batch, source: str) -> Losses:
+        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4).
+
+        In stages: each loss goes back to the fake and its style code, and its graph is gone
+        before the next one is made; what has gathered there then goes back through the first
+        pass. The same gradient as of the weighted sum, with half of its graphs in memory.
+        """
         config = self.config
         # Published: with references only the generator steps.
         trained = (
@@ -244,37 +253,44 @@ class Task:
             else ("generator",)
         )
         self._train_only(*trained)
-        weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
-        with self._autocast():
-            losses = self._generator_losses(batch, source)
-        total = (
-            losses["adv"]
-            + config.style * losses["sty"]
-            - weight * losses["ds"]
-            + config.cycle * losses["cyc"]
-        )
-        self.optimisers.update(total, *trained)
-        return {f"G/{source}/{name}": value.detach() for name, value in losses.items()}
-
-    def _generator_losses(self, batch: Batch, source: str) -> Losses:
-        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4)."""
+        self.optimisers.begin()
         generator, encoder = self.networks["generator"], self.networks["style_encoder"]
-        x, masks = batch["x_NCHW"], self._masks(batch["x_NCHW"])
-        s = self._style(batch, source, first=True)
-        fake = generator(x, s, masks)
-        logits = self.networks["discriminator"](fake, batch["y_ref_N"]).float()
-        s_back = encoder(fake, batch["y_ref_N"]).float()
+        x, y_ref = batch["x_NCHW"], batch["y_ref_N"]
+        masks = self._masks(x)
+        losses: Losses = {}
+        with self._autocast():
+            first_s = self._style(batch, source, first=True)
+            s = first_s.detach().requires_grad_(first_s.requires_grad)
+            first_fake = generator(x, s, masks)
+        fake = first_fake.detach().requires_grad_()
+
+        with self._autocast():
+            logits = self.networks["discriminator"](fake, y_ref).float()
+        losses["adv"] = realness_loss(logits, real=True)
+        losses["adv"].backward()
+
+        with self._autocast():
+            s_back = encoder(fake, y_ref).float()
+        losses["sty"] = (s_back - s.float()).abs().mean()
+        (config.style * losses["sty"]).backward()
+
         # The second picture gets no gradient, so it needs no graph.
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             fake2 = generator(x, self._style(batch, source, first=False), masks)
-        s_source = encoder(x, batch["y_N"])
-        back = generator(fake, s_source, self._masks(fake))
-        return {
-            "adv": realness_loss(logits, real=True),
-            "sty": (s_back - s.float()).abs().mean(),
-            "ds": (fake.float() - fake2.float()).abs().mean(),
-            "cyc": (back.float() - x.float()).abs().mean(),
-        }
+        losses["ds"] = (fake.float() - fake2.float()).abs().mean()
+        weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
+        (-weight * losses["ds"]).backward()
+
+        with self._autocast():
+            back = generator(fake, encoder(x, batch["y_N"]), self._masks(fake))
+        losses["cyc"] = (back.float() - x.float()).abs().mean()
+        (config.cycle * losses["cyc"]).backward()
+
+        first_fake.backward(fake.grad)
+        if first_s.requires_grad:
+            first_s.backward(s.grad)
+        self.optimisers.finish(*trained)
+        return {f"G/{source}/{name}": value.detach() for name, value in losses.items()}
 
     def _style(self, batch: Batch, source: str, *, first: bool) -> Tensor:
         if source == "latent":
