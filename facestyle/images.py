@@ -14,7 +14,8 @@ the face as it was, the second can say where), XMP and IPTC. GPS is dropped when
 unless asked for.
 
 It knows no faces, models or output names, and creates no folder. It silences Pillow with
-``warnings.catch_warnings``, which threads share: read pictures in processes, not in threads.
+``warnings.catch_warnings``, which threads share: who reads in threads silences them around all
+of it, as ``batch.side_by_side`` does.
 """
 
 from __future__ import annotations

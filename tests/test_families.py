@@ -329,3 +329,43 @@ def test_own_files_in_half_precision_load_too(
     x = faces(full)
     difference = half.translate(x, some_style(half)) - full.translate(x, some_style(full))
     assert np.abs(difference).max() < 0.05
+
+
+def test_attention_lies_over_the_photo_in_both_directions(
+    trained: Mapping[str, Path], photo: Path, tmp_path: Path
+) -> None:
+    model = trained["ugatit"] / "model.safetensors"
+    with Image.open(photo) as picture:
+        before = np.asarray(picture.convert("RGB")).astype(int)
+    for direction, domain in (("AtoB", "red"), ("BtoA", "blue")):
+        output = tmp_path / f"{direction}.png"
+        command = ["translate", str(photo), "-m", str(model), "--direction", direction, "--cam"]
+        command += ["--align", "celeba-square", "--device", "cpu", "-o", str(output)]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        assert f"{domain}, fixed" in done.output
+        with Image.open(output.with_name(f"{direction}.cam.png")) as picture:
+            overlay = np.asarray(picture.convert("RGB")).astype(int)
+        assert overlay.shape == before.shape
+        changed = np.abs(overlay - before).sum(axis=2) > 0
+        assert 0.01 < changed.mean() < 0.5
+        assert not changed[:20].any()  # the face is not at the border
+    refused = CliRunner().invoke(
+        app, ["translate", str(photo), "-m", str(model), "--direction", "AtoC"]
+    )
+    assert refused.exit_code == 2
+    assert "AtoB or BtoA" in refused.output
+
+
+def test_attributes_of_a_photo_are_changed_as_asked(trained: Mapping[str, Path]) -> None:
+    model = facestyle.load(trained["stargan"] / "model.safetensors")
+    x = faces(model)
+    on, off = (model.labels(x, Edit(on=("Red",), source=s)) for s in ((), ("Odd",)))
+    assert on.tolist() == [[1, 0]] * 2
+    assert off.tolist() == [[1, 1]] * 2
+    assert model.labels(x, Edit(flip=("Odd",), source=("Odd", "Red"))).tolist() == [[1, 0]] * 2
+    assert model.labels(x, Edit(off=("Red",), source=("Odd", "Red"))).tolist() == [[0, 1]] * 2
+    seen = model.backend.run("classifier", x) > 0
+    assert np.array_equal(model.labels(x, Edit(flip=("Red",)))[:, 0], ~seen[:, 0])
+    exclusive = Translator(replace(model.card, exclusive=("Red,Odd",)), model.backend)
+    assert exclusive.labels(x, Edit(on=("Red",), source=("Odd",))).tolist() == [[1, 0]] * 2

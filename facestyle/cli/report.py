@@ -87,12 +87,22 @@ class Reporter:
             yield lambda done, total: None
             return
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class Rate(TextColumn):
+            """How many a second; bytes need none, their time left is enough."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                known = speed and unit.strip() != "bytes"
+                return Text(f"{speed:.1f}{unit}/s" if known else "")
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}" + unit),
+            Rate(""),
             TimeRemainingColumn(),
         )
         # By default rich takes over stdout as well: data would leave its pipe for the terminal.
