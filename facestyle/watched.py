@@ -8,42 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from facestyle.translator import Backend
+
 BLACK = -1 + 8 / 255  # of [-1, 1]: a picture with nothing brighter is black
-
-
-class Reducible(Protocol):
-    """A ``translator.Backend`` that may compute in less than float32."""
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles that can be run."""
-        ...
-
-    @property
-    def about(self) -> str:
-        """Runtime, device and precision, for people."""
-        ...
-
-    precision: str
-    """``fp32``, ``bf16`` or ``fp16``."""
-
-    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
-        """Run one network."""
-        ...
-
-    def exact(self) -> Reducible:
-        """The same networks in float32."""
-        ...
 
 
 class Watched:
     """A ``translator.Backend`` around another one that computes in reduced precision."""
 
-    def __init__(self, backend: Reducible, warn: Callable[[str], object]) -> None:
+    def __init__(self, backend: Backend, warn: Callable[[str], object]) -> None:
         """Watch ``backend``; ``warn`` is told of each result that had to be done again."""
         self.backend = backend
         self.precision = backend.precision
@@ -60,10 +38,10 @@ class Watched:
         return self.backend.about
 
     @cached_property
-    def _exact(self) -> Reducible:
+    def _exact(self) -> Backend:
         return self.backend.exact()
 
-    def exact(self) -> Reducible:
+    def exact(self) -> Backend:
         """The same networks in float32."""
         return self._exact
 
