@@ -68,7 +68,11 @@ def joined(device: str) -> Iterator[Processes]:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    store, rank, world = next(dist.rendezvous("env://"))
+    # torchrun restarts its processes on one store, where the dead ones' addresses still stand.
+    store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
         yield Processes(rank=dist.get_rank(), world=world, device=device)
         dist.barrier()  # who leaves first would cut the others' last words off
