@@ -23,7 +23,7 @@ FLOORS = [
     {"translator"},
     {"families"},
     {"backend_openvino"},
-    {"backend_onnx", "backend_torch", "faces", "norms", "updates", "watched"},
+    {"backend_onnx", "backend_torch", "faces", "norms", "resampling", "updates", "watched"},
     {"bundle", "checkpoint", "images", "weights"},
     {"card", "marks"},
     {"errors"},

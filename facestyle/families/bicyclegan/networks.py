@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.norms import instance_norm
+from facestyle.resampling import HalvingConv
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -298,7 +299,7 @@ class _ResBlock(nn.Module):
             nn.Conv2d(wide_in, wide_in, 3, padding=1),
             _norm(norm, wide_in),
             nn.LeakyReLU(SLOPE),
-            nn.Sequential(nn.Conv2d(wide_in, wide_out, 3, padding=1), nn.AvgPool2d(2)),
+            nn.Sequential(HalvingConv(wide_in, wide_out)),
         )
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(wide_in, wide_out, 1))
 

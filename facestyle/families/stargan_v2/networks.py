@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.norms import instance_norm
+from facestyle.resampling import DoublingConv, HalvingConv, doubled
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -129,7 +130,10 @@ class ResBlock(nn.Module):
     def __init__(self, wide_in: int, wide_out: int, *, normalize: bool, halve: bool) -> None:
         super().__init__()
         self.halves = halve
-        self.conv1 = nn.Conv2d(wide_in, wide_in, 3, padding=1)
+        # With the halving after it.
+        self.conv1 = (
+            HalvingConv(wide_in, wide_in) if halve else nn.Conv2d(wide_in, wide_in, 3, padding=1)
+        )
         self.conv2 = nn.Conv2d(wide_in, wide_out, 3, padding=1)
         self.norm1 = InstanceNorm(wide_in) if normalize else nn.Identity()
         self.norm2 = InstanceNorm(wide_in) if normalize else nn.Identity()
@@ -138,10 +142,11 @@ class ResBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, wide_in, H, W) → (N, wide_out, H, W), or half the side."""
-        skip = self.conv1x1(x_NCHW) if hasattr(self, "conv1x1") else x_NCHW
+        # A 1 × 1 convolution and an average commute: convolve the small one.
+        skip = F.avg_pool2d(x_NCHW, 2) if self.halves else x_NCHW
+        if hasattr(self, "conv1x1"):
+            skip = self.conv1x1(skip)
         x = self.conv1(F.leaky_relu(self.norm1(x_NCHW), SLOPE))
-        if self.halves:
-            skip, x = F.avg_pool2d(skip, 2), F.avg_pool2d(x, 2)
         x = self.conv2(F.leaky_relu(self.norm2(x), SLOPE))
         return (x + skip) / math.sqrt(2)
 
@@ -159,7 +164,12 @@ class AdainResBlock(nn.Module):
         super().__init__()
         self.doubles = double
         self.shortcut = shortcut
-        self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1)
+        # With the doubling before it.
+        self.conv1 = (
+            DoublingConv(wide_in, wide_out)
+            if double
+            else nn.Conv2d(wide_in, wide_out, 3, padding=1)
+        )
         self.conv2 = nn.Conv2d(wide_out, wide_out, 3, padding=1)
         self.norm1 = AdaIN(style_dim, wide_in)
         self.norm2 = AdaIN(style_dim, wide_out)
@@ -168,16 +178,14 @@ class AdainResBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor, s_NS: Tensor) -> Tensor:
         """(N, wide_in, H, W) → (N, wide_out, H, W), or twice the side."""
-        x = F.leaky_relu(self.norm1(x_NCHW, s_NS), SLOPE)
-        if self.doubles:
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-        x = self.conv2(F.leaky_relu(self.norm2(self.conv1(x), s_NS), SLOPE))
+        x = self.conv1(F.leaky_relu(self.norm1(x_NCHW, s_NS), SLOPE))
+        x = self.conv2(F.leaky_relu(self.norm2(x, s_NS), SLOPE))
         if not self.shortcut:
             return x
         # A 1 × 1 convolution and a nearest doubling commute: convolve the small one.
         skip = self.conv1x1(x_NCHW) if hasattr(self, "conv1x1") else x_NCHW
         if self.doubles:
-            skip = F.interpolate(skip, scale_factor=2, mode="nearest")
+            skip = doubled(skip)
         return (x + skip) / math.sqrt(2)
 
 
