@@ -4,10 +4,11 @@
     python benchmarks/inference.py --models ugatit-light --batches 1
     python benchmarks/inference.py --device cuda --batches 1,8,64   # the GPU rows
 
-Plain is the same network in contiguous memory with torch's own norms. Every variant of a model
-runs once a round, in turn, in one process; the ratio of the medians is what counts. Beside it
-stands the arithmetic done a second and the share that it is of this machine's own matrix
-product, and the largest and mean difference from plain of the picture, in grey levels of 255.
+Plain is the same network in contiguous memory with torch's own norms and every convolution at
+the size that the published program has it. Every variant of a model runs once a round, in turn,
+in one process; the ratio of the medians is what counts. Beside it stand the published arithmetic
+done a second, to hold against this machine's own matrix product, and the largest and mean
+difference from plain of the picture, in grey levels of 255.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from plain import plain_networks
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,8 +34,6 @@ from facestyle.backend_torch import TorchBackend
 from facestyle.checkpoint import save_model
 from facestyle.errors import UsageError
 from facestyle.families import family_named
-from facestyle.families.stargan_v2 import networks as stargan_v2
-from facestyle.families.ugatit import networks as ugatit
 from facestyle.translator import Translator
 
 MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -76,31 +73,6 @@ def inputs(model: Translator, batch: int) -> tuple[str, tuple[np.ndarray, ...]]:
     return next(r for r in model.backend.roles if r.startswith("generator")) or role, (x,)
 
 
-@contextmanager
-def plain_norms() -> Iterator[None]:
-    """torch's own instance norm in place of ours, and AdaLIN as its paper writes it."""
-
-    def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return scale * F.instance_norm(x) + shift
-
-    def alone(x: Tensor) -> Tensor:
-        return F.instance_norm(x, eps=ugatit.EPS)
-
-    def mixed(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        def normed(dims: tuple[int, ...]) -> Tensor:
-            mean, variance = x.mean(dims, keepdim=True), x.var(dims, keepdim=True)
-            return (x - mean) / torch.sqrt(variance + ugatit.EPS)
-
-        return (rho * normed((2, 3)) + (1 - rho) * normed((1, 2, 3))) * gamma + beta
-
-    with (
-        mock.patch.object(stargan_v2, "instance_norm", scaled),
-        mock.patch.object(ugatit, "instance_norm", alone),
-        mock.patch.object(ugatit, "layer_instance_norm", mixed),
-    ):
-        yield
-
-
 class Plain:
     """The network as one would first write it."""
 
@@ -113,7 +85,7 @@ class Plain:
     def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
         """Eager, contiguous, float32."""
         tensors = [torch.from_numpy(array).to(self.device) for array in arrays]
-        with torch.inference_mode(), plain_norms():
+        with torch.inference_mode(), plain_networks():
             output: Tensor = self.backend.modules[role](*tensors)
         return output.cpu().numpy()
 
@@ -179,7 +151,7 @@ def measure(name: str, batch: int, options: Any, folder: Path) -> dict[str, Any]
     """Seconds and differences of every variant of one model at one batch size."""
     model, path = opened(name, folder)
     role, arrays = inputs(model, batch)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with FlopCounterMode(display=False) as counter, torch.inference_mode(), plain_networks():
         assert isinstance(model.backend, TorchBackend), "checkpoints run on torch"
         model.backend.modules[role](*(torch.from_numpy(array) for array in arrays))
     backends, missing = {}, {}

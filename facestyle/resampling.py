@@ -24,8 +24,6 @@ def _merging(*rows: tuple[float, float, float]) -> Tensor:
 
 HALVING = _merging((0.5, 0, 0), (0.5, 0.5, 0), (0, 0.5, 0.5), (0, 0, 0.5))
 DOUBLING = _merging((0, 0, 1.0), (0, 1, 1), (1, 1, 0), (1, 0, 0))
-# The same doubling as two rows for the even results and two for the odd ones.
-PHASES = _merging((1.0, 0, 0), (0, 1, 1), (1, 1, 0), (0, 0, 1))
 
 
 class HalvingConv(nn.Conv2d):
@@ -58,8 +56,6 @@ class DoublingConv(nn.Conv2d):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, wide_in, H, W) → (N, wide_out, 2 · H, 2 · W)."""
-        if torch.compiler.is_exporting():
-            return self._by_phase(x_NCHW)
         if not _pays(x_NCHW, places=x_NCHW.shape[2] * x_NCHW.shape[3]):
             return super().forward(doubled(x_NCHW))
         # A doubled picture reflected by one pixel repeats its border.
@@ -67,24 +63,6 @@ class DoublingConv(nn.Conv2d):
         x = F.pad(x_NCHW, (1, 1, 1, 1), mode="replicate") if reflect else x_NCHW
         weight_IO44 = merged(self.weight, DOUBLING).transpose(0, 1)
         return F.conv_transpose2d(x, weight_IO44, self.bias, stride=2, padding=3 if reflect else 1)
-
-    def _by_phase(self, x_NCHW: Tensor) -> Tensor:
-        """Even and odd rows and columns, each by its own 2 × 2 convolution, interleaved:
-        runtimes for inference are faster at these than at transposed convolutions."""
-        height, width = x_NCHW.shape[2:]
-        kernels_OI44 = merged(self.weight, PHASES)
-        mode = "replicate" if self.padding_mode == "reflect" else "constant"
-        x = F.pad(x_NCHW, (1, 1, 1, 1), mode=mode)
-        found = [
-            F.conv2d(
-                x[:, :, row : row + height + 1, column : column + width + 1],
-                kernels_OI44[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2],
-                self.bias,
-            )
-            for row in (0, 1)
-            for column in (0, 1)
-        ]
-        return F.pixel_shuffle(torch.stack(found, dim=2).flatten(1, 2), 2)
 
 
 def doubled(x_NCHW: Tensor) -> Tensor:
@@ -114,8 +92,8 @@ def merged(weight_OI33: Tensor, merging: Tensor) -> Tensor:
 def _pays(x_NCHW: Tensor, places: int) -> bool:
     """Whether the convolution is long enough beside the sums of its weights.
 
-    Exported, the sums are made once. The rule was measured on a CPU: for 512 channels they are
-    even at 32 × 32 small places.
+    Exported, the sums are made once, when the file is opened. The rule was measured on a CPU: for
+    512 channels they are even at 32 × 32 small places.
     """
     if torch.compiler.is_exporting():
         return True
