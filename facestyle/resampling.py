@@ -60,7 +60,7 @@ class DoublingConv(nn.Conv2d):
             return super().forward(doubled(x_NCHW))
         # A doubled picture reflected by one pixel repeats its border.
         reflect = self.padding_mode == "reflect"
-        x = F.pad(x_NCHW, (1, 1, 1, 1), mode="replicate") if reflect else x_NCHW
+        x = _border_repeated(x_NCHW) if reflect else x_NCHW
         weight_IO44 = merged(self.weight, DOUBLING).transpose(0, 1)
         return F.conv_transpose2d(x, weight_IO44, self.bias, stride=2, padding=3 if reflect else 1)
 
@@ -73,6 +73,12 @@ def doubled(x_NCHW: Tensor) -> Tensor:
     n, c, h, w = x_NCHW.shape
     x_NHWC = x_NCHW.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, h, 2, w, 2, c)
     return x_NHWC.reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+def _border_repeated(x_NCHW: Tensor) -> Tensor:
+    """One pixel more on every side. Inductor gets the strides of F.pad's own backward wrong."""
+    x = torch.cat([x_NCHW[:, :, :1], x_NCHW, x_NCHW[:, :, -1:]], dim=2)
+    return torch.cat([x[:, :, :, :1], x, x[:, :, :, -1:]], dim=3)
 
 
 def merged(weight_OI33: Tensor, merging: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from models import Printed
+
 from facestyle import training
-from facestyle.training.loop import Progress, Sheet
 
 SQUARE = (8, 24, 72)  # left, top, side in CelebA's crop of 89 × 109 px: the template celeba-square
 HELD_OUT = 200  # pictures of each kind at the end, for previews and scores
@@ -96,26 +97,6 @@ def cut(faces: Path, work: Path, number: int) -> None:
             half = "val" if place >= len(names) - HELD_OUT else "train"
             with Image.open(io.BytesIO(archive.read(name))) as picture:
                 save(picture.convert("RGB"), work / "portrait-anime" / half / "anime" / name)
-
-
-class Printed:
-    """Tells a run on stdout."""
-
-    def announce(self, text: str) -> None:
-        """One line."""
-        print(text, flush=True)
-
-    def tick(self, step: int, steps: int) -> None:
-        """Nothing."""
-
-    def progress(self, progress: Progress) -> None:
-        """Time and losses."""
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-        print(f"{progress.step}  {progress.seconds:.2f} s/it  {losses}", flush=True)
-
-    def sheet(self, sheet: Sheet) -> None:
-        """Where it is."""
-        print(f"{sheet.path}  swd {sheet.score}", flush=True)
 
 
 def train(work: Path, family: str, steps: int, threads: int) -> None:

@@ -1,0 +1,308 @@
+"""The models that ship, each from zips of faces to a run folder and sheets of portraits.
+
+    python recipes/models.py portrait-anime --faces DIR_WITH_ZIPS --scale cpu
+    python recipes/models.py female-male --faces DIR_WITH_ZIPS --scale gpu --device cuda
+
+| model          | family     | learns                                 | from                     |
+|----------------|------------|----------------------------------------|--------------------------|
+| female-male    | StarGAN v2 | female ↔ male, by seed or by reference | CelebA's square crops    |
+| portrait-anime | U-GAT-IT   | portrait ↔ anime (light)               | the same, anime faces    |
+| attributes     | StarGAN    | hair, age, gender, glasses, smile      | the same, CelebA's list  |
+
+The data is made by ``facestyle prepare``'s code and the run by ``facestyle train``'s. Whatever is
+done is not done again: killed or stopped (Ctrl-C and SIGTERM save first), the same command goes
+on, so ``timeout -s TERM 9m python recipes/models.py ...`` again and again is a long run too.
+``--scale gpu`` is 128 px and large batches, for half an hour of a data-centre GPU; ``cpu`` is
+64 px, for hours on two cores. With ``--photos`` the end is ``work/<model>/sheet.png``: every
+portrait and what becomes of it, through the path that users take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import facestyle
+from facestyle import training
+from facestyle.errors import FacestyleError
+from facestyle.images import read_picture
+from facestyle.training import prepare
+from facestyle.training.loop import Progress, Sheet, read_metrics
+from facestyle.translator import Edit, Style, Translator
+
+CELEBA = "Aligned CelebA crops, a 72 px square around the face"
+LICENCE = "research only (trained on CelebA, whose pictures are for non-commercial research)"
+ATTRIBUTES = "Black_Hair,Blond_Hair,Brown_Hair,Eyeglasses,Male,Smiling,Young"
+SIDE = 160  # px of a picture on the sheet
+HALVES = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What one model is made of and how."""
+
+    family: str
+    data: str
+    """Of ``DATA``."""
+    about: str
+    """For the card."""
+    domains: str = ""
+    cpu: Mapping[str, Mapping[str, Any]]
+    """Settings beside the compact preset's, by table."""
+    gpu: Mapping[str, Mapping[str, Any]]
+
+
+RECIPES = {
+    "female-male": Recipe(
+        family="stargan-v2",
+        data="female-male",
+        about=CELEBA,
+        domains="female,male",
+        cpu={
+            "run": {"steps": 10_000},
+            "stargan-v2": {"mapping_lr": 2e-5, "diversity_steps": 9_000},
+        },
+        gpu={
+            "run": {"steps": 20_000, "batch_size": 32},
+            "stargan-v2": {
+                "image_size": 128,
+                "first_width": 32,
+                "max_width": 256,
+                "mapping_lr": 1e-5,
+                "diversity_steps": 18_000,
+                "r1_every": 4,
+                "alternate": False,
+            },
+        },
+    ),
+    "portrait-anime": Recipe(
+        family="ugatit",
+        data="portrait-anime",
+        about=f"{CELEBA}; anime faces of no stated licence, 96 px",
+        domains="portrait,anime",
+        cpu={
+            "run": {"steps": 14_000},
+            "ugatit": {"lr_fall_from": 7_000, "lr_fall_to": 14_000},
+        },
+        gpu={
+            "run": {"steps": 24_000, "batch_size": 16},
+            "ugatit": {
+                "image_size": 128,
+                "load_size": 140,
+                "global_layers": 7,
+                "lr": 2e-4,
+                "lr_fall_from": 12_000,
+                "lr_fall_to": 24_000,
+            },
+        },
+    ),
+    "attributes": Recipe(
+        family="stargan",
+        data="attributes",
+        about=CELEBA,
+        domains=ATTRIBUTES,
+        cpu={
+            "run": {"steps": 20_000},
+            "stargan": {"constant_steps": 10_000, "decay_steps": 10_000},
+        },
+        gpu={
+            "run": {"steps": 40_000, "batch_size": 32},
+            "stargan": {
+                "image_size": 128,
+                "g_width": 48,
+                "g_blocks": 6,
+                "d_width": 64,
+                "d_layers": 6,
+                "n_critic": 5,
+                "constant_steps": 20_000,
+                "decay_steps": 20_000,
+            },
+        },
+    ),
+}
+
+
+# --- Data -------------------------------------------------------------------------------------
+
+
+def crops(source: Path, out: Path, **settings: Any) -> Path:
+    """``facestyle prepare source out``, or what it made before."""
+    if not (out / prepare.REPORT).is_file():
+        plan = prepare.plan(source, out, prepare.Settings(**settings))
+        prepare.measure(plan, os.cpu_count() or 1)
+        outcome = prepare.settle(plan)
+        print(f"{out}: {outcome.kept}, set aside {dict(outcome.set_aside)}", flush=True)
+    return out
+
+
+def side_by_side(out: Path, domains: Mapping[str, Path]) -> Path:
+    """Prepared folders of one domain each → one folder of all."""
+    for domain, folder in domains.items():
+        for half in HALVES:
+            target = out / half / domain
+            if not target.is_dir():
+                half_made = target.with_name(f".{domain}")
+                shutil.rmtree(half_made, ignore_errors=True)
+                shutil.copytree(folder / half, half_made, ignore=shutil.ignore_patterns("*.csv"))
+                half_made.rename(target)
+    return out
+
+
+def data_of(name: str, faces: Path, work: Path) -> Path:
+    """The training data of a recipe, made where it is not there."""
+    celeba: dict[str, Any] = {
+        "align": "celeba-square",
+        "detector": "builtin",
+        "size": 128,
+        "attributes": "attributes.csv",
+    }
+    if name == "female-male":
+        by = {**celeba, "by": "Male:male,female"}
+        return crops(faces / "celeba10k.zip", work / "data" / name, **by)
+    listed = crops(faces / "celeba10k.zip", work / "data" / "attributes", **celeba)
+    if name == "attributes":
+        return listed
+    anime = crops(
+        faces / "anime4k.zip", work / "data" / "anime", align="none", detector="", size=96
+    )
+    return side_by_side(work / "data" / name, {"portrait": listed, "anime": anime})
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+class Printed:
+    """Tells a run on stdout."""
+
+    def announce(self, text: str) -> None:
+        """One line."""
+        print(text, flush=True)
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Time and losses."""
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+        print(f"{progress.step}  {progress.seconds:.3f} s/it  {losses}", flush=True)
+
+    def sheet(self, sheet: Sheet) -> None:
+        """Where it is."""
+        print(f"{sheet.path}  swd {sheet.score}", flush=True)
+
+
+def trained(name: str, options: argparse.Namespace, data: Path, work: Path) -> Path:
+    """The recipe's run folder, finished or stopped by a signal."""
+    recipe, runs = RECIPES[name], work / "runs"
+    if (folder := runs / f"{name}-1").is_dir():
+        steps = json.loads((folder / "run.json").read_text(encoding="utf-8"))["run"]["steps"]
+        done = read_metrics(folder)
+        if done and done[-1]["step"] >= steps:
+            return folder
+        training.proceed(folder, watcher=Printed())
+        return folder
+    chosen = recipe.gpu if options.scale == "gpu" else recipe.cpu
+    steps = options.steps or chosen["run"]["steps"]
+    run = {
+        "precision": "bf16",
+        "compile": True,
+        "workers": max(1, min(8, (os.cpu_count() or 1) - 1)),
+        "sample_every": max(1, steps // 20),
+        "save_every": max(1, steps // 40),
+        "licence": LICENCE,
+        "about": recipe.about,
+        "alignment": "celeba-square",
+        **chosen["run"],
+        "steps": steps,
+        "domains": recipe.domains,
+        "seed": options.seed,
+        "threads": options.threads,
+    }
+    training.start(
+        data,
+        family=recipe.family,
+        preset="compact",
+        tables={"run": run, recipe.family: chosen[recipe.family]},
+        runs=runs,
+        name=name,
+        device=options.device,
+        command=f"python recipes/models.py {name} --scale {options.scale}",
+        watcher=Printed(),
+    )
+    return folder
+
+
+# --- Sheets -----------------------------------------------------------------------------------
+
+
+def styles_of(model: Translator) -> list[tuple[str, Style]]:
+    """What a sheet shows of a model, with names for people."""
+    if "latent" in model.card.styles:
+        drawn = [(domain, seed) for domain in model.card.domains for seed in range(3)]
+        return [(f"{d}, seed {s}", model.sample_style(d, seed=s)) for d, s in drawn]
+    if "attributes" not in model.card.styles:
+        return [(domain, model.style(domain)) for domain in model.card.domains]
+    grouped = {name for group in model.card.exclusive for name in group.split(",")}
+    edits = [
+        (name, Edit(on=(name,))) if name in grouped else (f"not {name}", Edit(flip=(name,)))
+        for name in model.card.domains
+    ]
+    return [(name, model.edited(edit)) for name, edit in edits]
+
+
+def sheet(model: Translator, photos: Sequence[Path], path: Path) -> None:
+    """A row a portrait: the photo, then every style."""
+    styles = styles_of(model)
+    rows = [[_label(text) for text in ("photo", *(name for name, _ in styles))]]
+    for photo in photos:
+        pixels_HWC = read_picture(photo).pixels_HWC
+        results = [pixels_HWC]
+        for _, style in styles:
+            try:
+                results.append(facestyle.restyle(pixels_HWC, model, style))
+            except FacestyleError as error:
+                print(f"{photo.name}: {error.message}", flush=True)
+                results.append(np.full_like(pixels_HWC, 255))
+        rows.append([cv2.resize(r, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for r in results])
+    picture_HWC = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    cv2.imwrite(str(path), picture_HWC[..., ::-1])
+
+
+def _label(text: str) -> np.ndarray:
+    line_HWC = np.full((18, SIDE, 3), 255, np.uint8)
+    return cv2.putText(line_HWC, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, 16)
+
+
+def main() -> None:
+    """Prepare, train, draw; whatever is done already is left."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=RECIPES)
+    parser.add_argument("--faces", type=Path, required=True, help="folder with the zips")
+    parser.add_argument("--photos", type=Path, help="folder of <domain>_* portraits for the sheet")
+    parser.add_argument("--work", type=Path, default=Path("work/models"))
+    parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, help="another length of the run")
+    parser.add_argument("--seed", type=int, default=777)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    data = data_of(options.model, options.faces, options.work)
+    folder = trained(options.model, options, data, options.work)
+    if options.photos:
+        photos = sorted(options.photos.glob("*male_*"))
+        best = folder / "best.safetensors"
+        model = facestyle.load(best if best.is_file() else folder / "model.safetensors")
+        sheet(model, photos, options.work / f"{options.model}.png")
+
+
+if __name__ == "__main__":
+    main()
