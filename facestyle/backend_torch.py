@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,11 @@ from torch import nn
 from facestyle.errors import UsageError
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+CPU_PIXELS = 256 * 256
+"""Of the pictures that go through a network at once on a CPU. Measured with StarGAN v2: of 8
+pictures of 256 px each takes 0.7 of the time when they go one by one, of 64 of 64 px 0.6 when they
+go by 16. More activations than that leave the caches, and every call asks for their memory anew."""
 
 
 class TorchBackend:
@@ -52,13 +57,25 @@ class TorchBackend:
         """
         if role not in self.modules:
             raise UsageError(f"this model has no role '{role}'", f"it has {', '.join(self.roles)}")
-        tensors = [self._tensor(array) for array in arrays]
-        autocast = torch.autocast(
-            self.device.type, TYPES[self.precision], enabled=self.precision != "fp32"
-        )
-        with torch.inference_mode(), autocast:
-            output: torch.Tensor = self.modules[role](*tensors)
-        return output.float().cpu().numpy()
+        with torch.inference_mode(), self._autocast():
+            parts = [
+                self.modules[role](*map(self._tensor, part)).float().cpu().numpy()
+                for part in self._parts(role, arrays)
+            ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self.precision != "fp32"
+        return torch.autocast(self.device.type, TYPES[self.precision], enabled=reduced)
+
+    def _parts(self, role: str, arrays: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+        """What goes through the network at once: on a CPU no more than ``CPU_PIXELS``."""
+        first, count = arrays[0], len(arrays[0])
+        if self.device.type == "cpu" and first.ndim == 4 and not role.startswith("sampler"):
+            count = max(1, CPU_PIXELS // (first.shape[2] * first.shape[3]))
+        # A sampler normalises by its batch: that is one whole.
+        for start in range(0, len(first), count):
+            yield [array[start : start + count] for array in arrays]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         # Read-only arrays (pictures are) must be copied: torch has no read-only tensors.

@@ -27,9 +27,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
-
 from models import Printed
+from PIL import Image
 
 from facestyle import training
 
