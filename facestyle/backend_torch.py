@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -68,14 +68,17 @@ class TorchBackend:
         reduced = self.precision != "fp32"
         return torch.autocast(self.device.type, TYPES[self.precision], enabled=reduced)
 
-    def _parts(self, role: str, arrays: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+    def _parts(self, role: str, arrays: Sequence[np.ndarray]) -> Sequence[Sequence[np.ndarray]]:
         """What goes through the network at once: on a CPU no more than ``CPU_PIXELS``."""
-        first, count = arrays[0], len(arrays[0])
-        if self.device.type == "cpu" and first.ndim == 4 and not role.startswith("sampler"):
-            count = max(1, CPU_PIXELS // (first.shape[2] * first.shape[3]))
-        # A sampler normalises by its batch: that is one whole.
-        for start in range(0, len(first), count):
-            yield [array[start : start + count] for array in arrays]
+        images = arrays[0]
+        # A sampler normalises by its batch: that stays whole.
+        if self.device.type != "cpu" or images.ndim != 4 or role.startswith("sampler"):
+            return [arrays]
+        size = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
+        return [
+            [array[start : start + size] for array in arrays]
+            for start in range(0, max(1, len(images)), size)
+        ]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         # Read-only arrays (pictures are) must be copied: torch has no read-only tensors.

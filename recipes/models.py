@@ -80,7 +80,7 @@ RECIPES = {
                 "mapping_lr": 1e-5,
                 "diversity_steps": 18_000,
                 "r1_every": 4,
-                "alternate": False,
+                "augment": True,
             },
         },
     ),

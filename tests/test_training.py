@@ -265,6 +265,20 @@ def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_augmented_it_is_another_run_that_resumes_as_exactly(data: Path, tmp_path: Path) -> None:
+    tables = {"run": RUN, "stargan-v2": {**TINY, "augment": True}}
+    plain = tensors(start(data, tmp_path / "runs").folder)
+    whole, resumed = (
+        training.start(data, tables=tables, runs=tmp_path / "runs", watcher=Quiet()).folder
+        for _ in range(2)
+    )
+    (resumed / "checkpoints" / "0000006.pt").unlink()
+    assert proceed(resumed).finished
+    expected, found = tensors(whole), tensors(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert any(not torch.equal(expected[name], plain[name]) for name in expected)
+
+
 def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:
     one = tensors(start(data, tmp_path / "runs", steps=1).folder)
     six = tensors(start(data, tmp_path / "runs", steps=6).folder)

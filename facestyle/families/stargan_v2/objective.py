@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.augment import diff_augment
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
     Generator,
@@ -81,6 +82,9 @@ class Config:
     """Weight of the cycle loss."""
     ema: float = 0.999
     """Decay of the averaged weights, an iteration."""
+    augment: bool = False
+    """Show the discriminator shifted and discoloured pictures (DiffAugment), where there are few
+    of them; not the published way."""
     alternate: bool = False
     """Latent codes in even iterations and references in odd ones, instead of both in each:
     half the work an iteration; not the published way."""
@@ -222,7 +226,7 @@ class Task:
         x = batch["x_NCHW"].detach().requires_grad_(penalised)
         with self._autocast(not penalised):  # a squared gradient needs all digits
             judge = discriminator.forward if penalised else discriminator
-            logits = judge(x, batch["y_N"]).float()
+            logits = judge(self._shown(x), batch["y_N"]).float()
         losses["real"] = total = realness_loss(logits, real=True)
         if penalised:
             losses["reg"] = r1_penalty(logits, x)
@@ -232,7 +236,7 @@ class Task:
             s = self._style(batch, source, first=True)
             fake = self.networks["generator"](batch["x_NCHW"], s, self._masks(batch["x_NCHW"]))
         with self._autocast():
-            logits = discriminator(fake, batch["y_ref_N"]).float()
+            logits = discriminator(self._shown(fake), batch["y_ref_N"]).float()
         losses["fake"] = realness_loss(logits, real=False)
         losses["fake"].backward()
         self.optimisers.finish("discriminator")
@@ -265,7 +269,7 @@ class Task:
         fake = first_fake.detach().requires_grad_()
 
         with self._autocast():
-            logits = self.networks["discriminator"](fake, y_ref).float()
+            logits = self.networks["discriminator"](self._shown(fake), y_ref).float()
         losses["adv"] = realness_loss(logits, real=True)
         losses["adv"].backward()
 
@@ -298,6 +302,10 @@ class Task:
             return self.networks["mapping_network"](z, batch["y_ref_N"])
         ref = batch["ref_NCHW"] if first else batch["ref2_NCHW"]
         return self.networks["style_encoder"](ref, batch["y_ref_N"])
+
+    def _shown(self, x_NCHW: Tensor) -> Tensor:
+        """What the discriminator sees of pictures."""
+        return diff_augment(x_NCHW) if self.config.augment else x_NCHW
 
     def _masks(self, x_NCHW: Tensor) -> Masks:
         return high_pass_masks(landmark_heatmaps(self.fan, x_NCHW)) if self.fan else None

@@ -1,0 +1,50 @@
+"""What a discriminator may be shown instead of the pictures themselves, so that it cannot learn
+few pictures by heart (DiffAugment, Zhao et al., NeurIPS 2020).
+
+Real and made pictures are changed alike and the change has a gradient, so the generator learns
+the pictures and not the changes. Random numbers are torch's global ones, which the training loop
+seeds for each iteration.
+
+    x_NCHW  pictures in [-1, 1]
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHIFT = 1 / 8  # of the side, at most
+
+
+def diff_augment(x_NCHW: Tensor) -> Tensor:
+    """Each picture brighter or darker, more or less colourful and contrasted, and shifted with
+    black around; the same shape. Colour and translation, with the published strengths."""
+
+    def drawn() -> Tensor:
+        return torch.rand(len(x_NCHW), 1, 1, 1, device=x_NCHW.device, dtype=x_NCHW.dtype)
+
+    x = x_NCHW + (drawn() - 0.5)
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + (x - grey) * (2 * drawn())
+    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = middle + (x - middle) * (0.5 + drawn())
+    return shifted(x, _drawn_shifts(x, dim=2), _drawn_shifts(x, dim=3))
+
+
+def shifted(x_NCHW: Tensor, down_N: Tensor, right_N: Tensor) -> Tensor:
+    """Each picture moved by whole pixels, with zeros where nothing was."""
+    samples, _, height, width = x_NCHW.shape
+    margin = round(max(height, width) * SHIFT)
+    x_NHWC = F.pad(x_NCHW, (margin,) * 4).permute(0, 2, 3, 1)
+    device = x_NCHW.device
+    rows_NH = torch.arange(height, device=device) + margin - down_N[:, None]
+    columns_NW = torch.arange(width, device=device) + margin - right_N[:, None]
+    which_N = torch.arange(samples, device=device)
+    moved_NHWC = x_NHWC[which_N[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
+    return moved_NHWC.permute(0, 3, 1, 2)
+
+
+def _drawn_shifts(x_NCHW: Tensor, dim: int) -> Tensor:
+    most = round(x_NCHW.shape[dim] * SHIFT)
+    return torch.randint(-most, most + 1, (len(x_NCHW),), device=x_NCHW.device)

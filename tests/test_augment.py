@@ -1,0 +1,47 @@
+"""DiffAugment: what changes, what does not, and that the change has a gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from facestyle.augment import SHIFT, diff_augment, shifted
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_a_shift_moves_whole_pixels_and_leaves_zeros() -> None:
+    x = pictures(2, 3, 16, 16)
+    moved = shifted(x, torch.tensor([2, 0]), torch.tensor([-1, 0]))
+    assert torch.equal(moved[1], x[1])
+    assert torch.equal(moved[0, :, 2:, :-1], x[0, :, :-2, 1:])
+    assert not moved[0, :, :2].any()
+    assert not moved[0, :, :, -1:].any()
+
+
+def test_each_picture_changes_in_its_own_way_the_same_for_the_same_seed() -> None:
+    x = pictures(1, 3, 16, 16).repeat(64, 1, 1, 1)
+    torch.manual_seed(1)
+    first = diff_augment(x)
+    torch.manual_seed(1)
+    assert torch.equal(diff_augment(x), first)
+    assert first.shape == x.shape
+    assert len({tuple(row) for row in first.flatten(1).tolist()}) == len(x)
+    # Brightness is drawn around nothing: the mean of many stays near the pictures' own.
+    inner = slice(int(16 * SHIFT), -int(16 * SHIFT))
+    assert abs(float(first[..., inner, inner].mean() - x.mean())) < 0.1
+
+
+def test_it_has_first_and_second_derivatives() -> None:
+    x = pictures(2, 3, 8, 8).double().requires_grad_()
+
+    def same(x: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return diff_augment(x)
+
+    assert torch.autograd.gradcheck(same, (x,))
+    (gradient,) = torch.autograd.grad(same(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), x)
+    assert second.abs().sum() > 0
