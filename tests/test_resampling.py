@@ -107,3 +107,18 @@ def test_doubling_repeats_each_pixel() -> None:
     x = torch.tensor([[[[1.0, 2], [3, 4]]]])
     rows = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     assert doubled(x).tolist() == [[[[float(value) for value in row] for row in rows]]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONVS)
+def test_compiled_it_trains_the_same(name: str) -> None:
+    """Inductor's own backward passes of doublings and paddings were slow, or wrong."""
+    torch.manual_seed(0)
+    conv = CONVS[name](8, 8).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    compiled = torch.compile(conv, dynamic=False)
+    inputs = [x, *conv.parameters()]
+    loss = torch.randn_like(plain(conv, x))  # an arbitrary one
+    expected = torch.autograd.grad((plain(conv, x) * loss).sum(), inputs)
+    found = torch.autograd.grad((compiled(x) * loss).sum(), inputs)
+    assert all(near(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
