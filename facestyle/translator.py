@@ -377,10 +377,13 @@ def open_translator(
         domains: names for the domains of a checkpoint that has none, in its own order; on
             one that has, they must agree.
         runtime: ``torch`` for checkpoints, ``onnx`` or ``openvino`` for bundles; ``auto`` takes
-            onnxruntime for bundles and for what ships as one, torch for all else.
-        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: the fastest that keeps the picture
-            (on a CPU fp32, on a GPU bf16 or fp16).
+            onnxruntime for bundles and for what ships as one, torch for all else. OpenVINO is
+            never taken unasked: its start costs more than a picture gains, it takes one picture
+            at a time, and whether it is installed must not change the result's bytes.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``; ``auto`` is the first GPU, else the CPU.
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: on a CPU fp32, since less keeps one
+            model's picture and not the next one's; on CUDA bf16 for a checkpoint, and for a
+            bundle what it was exported in.
         warn: told of each result that came out broken in reduced precision and was made again.
 
     Raises:
@@ -451,6 +454,28 @@ def device_for(path: Path | None, asked: str) -> str:
     from facestyle.backend_torch import best_device
 
     return best_device(asked)
+
+
+def reasons(path: Path, backend: Backend, runtime: str, device: str, precision: str) -> list[str]:
+    """Why ``open_translator`` took what it took where the user said ``auto``, for people."""
+    on_cpu, bundle = " on cpu" in backend.about, is_onnx(path)
+    if bundle and not on_cpu:
+        why_precision = "which the bundle was exported in"
+    elif backend.precision == "fp32":
+        why_precision = "since less does not keep every model's picture"
+    else:
+        why_precision = "several times as fast; a broken picture is made again in fp32"
+    chosen = {
+        "runtime": (
+            "onnxruntime, the first of those that run bundles to have a picture ready"
+            if bundle
+            else "torch, which alone runs checkpoints"
+        ),
+        "device": "cpu, this runtime finds no GPU here" if on_cpu else "the GPU, far faster",
+        "precision": f"{backend.precision}, {why_precision}",
+    }
+    asked = {"runtime": runtime, "device": device, "precision": precision}
+    return [f"--{what} auto: {why}" for what, why in chosen.items() if asked[what] == "auto"]
 
 
 def _open_bundle(

@@ -6,7 +6,6 @@ Exit codes are those of ``facestyle.errors``, and 130 interrupted, 143 terminate
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -33,9 +32,6 @@ class _Group(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Parse, run, and leave with the exit code."""
-        # Torch reads it when it first asks for memory on the CPU. With huge pages large tensors cost
-        # fewer page faults: 8 pictures of 256 px through StarGAN v2 took 0.6 of the time.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         given = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)

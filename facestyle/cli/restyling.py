@@ -276,7 +276,7 @@ def _open_session(
     """Open the model, its styles and its detector: once for all pictures, and so is what may
     be wrong with them."""
     from facestyle import weights
-    from facestyle.translator import model_file, open_translator
+    from facestyle.translator import model_file, open_translator, reasons
 
     with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
         path = model_file(
@@ -302,6 +302,8 @@ def _open_session(
     if wish.cam:
         translator.needs_attention(styles[0])
     report.detail(f"{path} by {translator.backend.about}")
+    for reason in reasons(path, translator.backend, wish.runtime, wish.device, wish.precision):
+        report.detail(reason)
     _tell_without_effect(wish, translator, alone, report)
     if template_of(wish, translator) != "none":
         detector()
