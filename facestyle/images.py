@@ -49,11 +49,12 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000", "PP
 
 # Chroma at full resolution, because faces have saturated edges. AVIF's tiles and row threads
 # would follow the number of cores, and its bytes with them: one thread gives other bytes than
-# two, more give the same as two. Pillow puts EXIF into uncompressed TIFF only.
+# two, more give the same as two. Pillow puts EXIF into uncompressed TIFF only. PNG's usual level 6
+# takes two and a half times as long as 3, for a file 1 to 4 % smaller.
 _SAME_ON_ANY_MACHINE = {"autotiling": False, "max_threads": 4}
 _JPEG = ("JPEG", {"quality": 95, "subsampling": "4:4:4"})
 _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {"compress_level": 6}),
+    ".png": ("PNG", {"compress_level": 3}),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
     ".webp": ("WEBP", {"quality": 95, "method": 4, "exact": True}),

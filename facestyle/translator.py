@@ -382,7 +382,7 @@ def open_translator(
             at a time, and whether it is installed must not change the result's bytes.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``; ``auto`` is the first GPU, else the CPU.
         precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: on a CPU fp32, since less keeps one
-            model's picture and not the next one's; on CUDA bf16 for a checkpoint, and for a
+            model's picture and not the next one's; on CUDA fp16 for a checkpoint, and for a
             bundle what it was exported in.
         warn: told of each result that came out broken in reduced precision and was made again.
 
