@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import standin
 import torch
 from torch import Tensor, nn
 
@@ -40,18 +40,6 @@ OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own r
 LOSS_TOLERANCE = 1e-3  # relative (goldens' own rule)
 
 State = dict[str, Tensor]
-
-
-def _standin() -> Any:
-    spec = spec_from_file_location("standin", GOLDENS / "standin.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-standin = _standin()
 
 
 def golden(name: str) -> tuple[dict[str, Any], dict[str, State]]:

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partialmethod
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import standin
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,18 +50,6 @@ GOLDENS = Path(__file__).parent / "goldens"
 OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own rule)
 
 State = dict[str, Tensor]
-
-
-def _standin() -> Any:
-    spec = spec_from_file_location("standin", GOLDENS / "standin.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-standin = _standin()
 
 
 def small(image_size: int = 64, **sizes: Any) -> Sizes:

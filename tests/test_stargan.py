@@ -7,12 +7,12 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import standin
 import torch
 from torch import Tensor, nn
 
@@ -48,18 +48,6 @@ RAFD = ("angry", "contemptuous", "disgusted", "fearful", "happy", "neutral", "sa
 HAIR = "Black_Hair,Blond_Hair,Brown_Hair"
 
 State = dict[str, Tensor]
-
-
-def _standin() -> Any:
-    spec = spec_from_file_location("standin", GOLDENS / "standin.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-standin = _standin()
 
 
 def golden(name: str) -> tuple[dict[str, Any], dict[str, State]]:

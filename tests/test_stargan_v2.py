@@ -7,12 +7,12 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import standin
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,18 +44,6 @@ OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own r
 PART_ROLES = {"generator": "generator", "mapping_network": "mapping", "style_encoder": "encoder"}
 
 State = dict[str, Tensor]
-
-
-def _standin() -> Any:
-    spec = spec_from_file_location("standin", GOLDENS / "standin.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-standin = _standin()
 
 
 class Golden:

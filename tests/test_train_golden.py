@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import copy
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import standin
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,16 +47,7 @@ MOVED_TOLERANCE = {
 }
 
 
-def _standin() -> Any:
-    spec = spec_from_file_location("standin", GOLDENS / "standin.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def golden_batch(standin: Any, index: int, size: int) -> dict[str, Tensor]:
+def golden_batch(index: int, size: int) -> dict[str, Tensor]:
     """The golden's ``inputs``, for a batch of two and two domains."""
     b = 100 * (index + 1)
     pictures = [torch.from_numpy(standin.image(b + n, 2, size)) for n in (1, 2, 3)]
@@ -82,7 +73,7 @@ def golden() -> Any:
 def replayed(golden: Any) -> tuple[list[dict[str, float]], dict[str, dict[str, float]]]:
     """The golden's three iterations: losses, and how far each part's sum of squares moved."""
     torch.set_num_threads(1)
-    standin, hyper = _standin(), golden["hyper"]
+    hyper = golden["hyper"]
     config = Config(
         image_size=golden["img_size"],
         first_width=2**14 // golden["img_size"],
@@ -121,7 +112,7 @@ def replayed(golden: Any) -> tuple[list[dict[str, float]], dict[str, dict[str, f
         with pytest.MonkeyPatch.context() as patch:
             if index == 0:
                 patch.setattr(resampling, "_pays", lambda *_, **__: False)
-            losses.append(task.step(golden_batch(standin, index, golden["img_size"])))
+            losses.append(task.step(golden_batch(index, golden["img_size"])))
     moved = {
         name: {part: sum_sq(network.state_dict()) - start[part] for part, network in found.items()}
         for name, found in (("after", task.networks), ("ema", task.averages))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import standin
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,18 +50,6 @@ OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own r
 LOSS_TOLERANCE = 1e-3  # relative, likewise
 
 State = dict[str, Tensor]
-
-
-def _standin() -> Any:
-    spec = spec_from_file_location("standin", GOLDENS / "standin.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-standin = _standin()
 
 
 def stand_in(part: str, shapes: Mapping[str, Any]) -> State:
