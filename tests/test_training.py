@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -428,23 +429,30 @@ def test_sliced_wasserstein_is_zero_for_equal_sets_and_grows_with_the_difference
 
 
 @pytest.mark.slow
-def test_a_term_signal_saves_and_the_run_goes_on_to_the_same_weights(
-    data: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)],
+    ids=["alone", "as a service is stopped", "as a terminal sends Ctrl-C"],
+)
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(
+    data: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
     config = tmp_path / "run.toml"
-    lines = [f"{key} = {json.dumps(value)}" for key, value in {**RUN, "steps": 40}.items()]
+    run = {**RUN, "steps": 40, "workers": workers}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in run.items()]
     lines += ["[stargan-v2]", *(f"{key} = {value}" for key, value in TINY.items())]
     config.write_text("[run]\n" + "\n".join(lines))
     command = [sys.executable, "-m", "facestyle", "train", "--data", str(data), "--device", "cpu"]
     command += ["--config", str(config), "--runs", str(tmp_path / "runs")]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     folder = tmp_path / "runs" / "run-1"
     deadline = time.monotonic() + 90
     while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGTERM)
+    os.killpg(child.pid, number)  # whoever decodes pictures hears it too
     _, stderr = child.communicate(timeout=60)
     assert f"--resume {folder}" in stderr
+    assert "Traceback" not in stderr
     assert child.returncode == 130
     saved = load_checkpoint(folder / "model.safetensors").card
     assert saved is not None

@@ -7,6 +7,7 @@ any number of processes that share a batch.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -437,11 +438,16 @@ def batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pinned,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_serve,
     )
     for batch in loader:
         yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
 
 
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)  # a decoding process must not compete with the training threads
+def _serve(_: int) -> None:
+    """What a decoding process starts with."""
+    torch.set_num_threads(1)  # it must not compete with the training threads
+    # A signal to the whole group is the training process's to answer: it still needs the batches
+    # of its last iteration, and tells the others to end, which they also do when it is gone.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
