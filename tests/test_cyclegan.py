@@ -748,7 +748,7 @@ def test_a_compiled_step_is_the_step() -> None:
 
 SHARED_RUN = """
 import sys, torch, torch.distributed as dist
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/goldens"]
 rank, out = int(sys.argv[1]), {out!r}
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{{out}}.join", rank=rank, world_size=2)
