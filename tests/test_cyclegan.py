@@ -758,6 +758,8 @@ for step in range(4):
     task.step({{name: value.chunk(2)[rank] for name, value in batch_of(step).items()}})
 if rank == 0:
     torch.save(task.state_dict()["pools"], out)
+dist.barrier()
+dist.destroy_process_group()  # gloo's threads abort a process that leaves without it
 """
 
 
