@@ -111,8 +111,8 @@ RECIPES = {
         about=CELEBA,
         domains=ATTRIBUTES,
         cpu={
-            "run": {"steps": 20_000},
-            "stargan": {"constant_steps": 10_000, "decay_steps": 10_000},
+            "run": {"steps": 7_000},
+            "stargan": {"attention": 5.0, "constant_steps": 3_500, "decay_steps": 3_500},
         },
         gpu={
             "run": {"steps": 40_000, "batch_size": 32},
@@ -120,6 +120,7 @@ RECIPES = {
                 "image_size": 128,
                 "g_width": 48,
                 "g_blocks": 6,
+                "attention": 5.0,
                 "d_width": 64,
                 "d_layers": 6,
                 "n_critic": 5,

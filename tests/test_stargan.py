@@ -36,6 +36,7 @@ from facestyle.families.stargan.objective import (
     classification_loss,
     gradient_penalty,
     learning_rate_factor,
+    roughness,
 )
 from facestyle.training.config import resolve
 from facestyle.translator import Edit
@@ -709,3 +710,67 @@ def test_the_papers_settings() -> None:
     assert (card.exclusive, card.attribute_sets, card.styles) == ((HAIR,), (), ("attributes",))
     one_hot = FAMILY.new_card(replace(config, labels="one-hot"), ("a", "b"))
     assert one_hot.exclusive == ("a,b",)
+
+
+# --- Attention -------------------------------------------------------------------------------
+
+
+def test_attention_leaves_what_it_does_not_paint() -> None:
+    torch.manual_seed(0)
+    generator = Generator(labels=2, width=8, blocks=1, channels=4).eval()
+    x, label = torch.rand(2, 3, 16, 16) * 2 - 1, torch.ones(2, 2)
+    with torch.inference_mode():
+        picture, attention = generator.attentive(x, label)
+        raw = generator.main(torch.cat([x, label[:, :, None, None].expand(-1, -1, 16, 16)], 1))
+        assert torch.equal(attention, 0.5 + 0.5 * raw[:, 3:])
+        wanted = attention * raw[:, :3] + (1 - attention) * x
+        assert torch.allclose(picture, wanted, atol=1e-6)
+        assert torch.equal(generator(x, label), picture)
+        # A last layer that says "nowhere" gives the face back, to the last digit.
+        generator.main[-1] = nn.Hardtanh()
+        last = generator.main[-2]
+        assert isinstance(last, nn.Conv2d)
+        last.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -1e4]))
+        assert torch.equal(generator(x, label), x)
+
+
+def test_roughness_is_the_mean_step_between_neighbours() -> None:
+    attention = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])[None, None]
+    assert float(roughness(attention)) == pytest.approx(2 / 4)
+    checkered = torch.arange(8)[:, None] + torch.arange(8)
+    assert float(roughness((checkered % 2).float()[None, None])) == 2
+    assert float(roughness(torch.full((2, 1, 4, 4), 0.3))) == 0
+
+
+def test_a_model_with_attention_is_known_by_its_tensors(tmp_path: Path) -> None:
+    """Trained, saved, loaded: the fourth channel is there, and published sizes have three."""
+    config = replace(
+        Config(), image_size=16, g_width=4, g_blocks=1, d_width=4, d_layers=2, n_critic=1,
+        attention=1.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    task = Task(config, 2)
+    rng = np.random.default_rng(0)
+    batch = {
+        "x_NCHW": torch.from_numpy(rng.uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)),
+        "label_NA": torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+        "target_NA": torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
+        "alpha_N111": torch.rand(2, 1, 1, 1),
+    }
+    assert task.step(batch)["G/rough"] > 0
+    path = tmp_path / "model.safetensors"
+    save_model(path, task.model_parts(), FAMILY.new_card(config, ("a", "b")))
+    checkpoint = load_checkpoint(path)
+    generator = FAMILY.modules(checkpoint, checkpoint.card)["generator"]  # type: ignore[arg-type]
+    with torch.inference_mode():
+        found = generator(batch["x_NCHW"], batch["target_NA"])
+        assert torch.equal(found, task.networks["G"](batch["x_NCHW"], batch["target_NA"]))
+    assert "G/rough" not in Task(replace(config, attention=0.0), 2).step(batch)
+
+
+def test_a_generator_of_no_pictures_is_refused(tmp_path: Path) -> None:
+    generator = Generator(labels=2, width=4, blocks=1, channels=5)
+    path = tmp_path / "1000-G.ckpt"
+    torch.save(generator.state_dict(), path)
+    with pytest.raises(CheckpointError, match="5 channels"):
+        facestyle.load(path)

@@ -303,6 +303,55 @@ def test_a_damaged_checkpoint_says_which_and_what_to_do(data: Path, tmp_path: Pa
         proceed(tmp_path)
 
 
+def test_a_run_begins_with_the_networks_of_another(data: Path, tmp_path: Path) -> None:
+    """Of a run all networks, the discriminator too; of a model those that it holds."""
+    first = start(data, tmp_path / "runs").folder
+    state = torch.load(first / "checkpoints" / "0000006.pt", weights_only=True)["task"]
+    fine = {**RUN, "steps": 1, "save_every": 1}
+    frozen = {**TINY, "lr": 0.0, "mapping_lr": 0.0, "weight_decay": 0.0}
+
+    def begun(origin: Path) -> Any:
+        watcher = Quiet()
+        folder = training.start(
+            data, tables={"run": fine, "stargan-v2": frozen}, runs=tmp_path / "runs",
+            origin=origin, watcher=watcher,
+        ).folder  # fmt: skip
+        assert any("beginning with generator, mapping_network" in line for line in watcher.said)
+        return torch.load(folder / "checkpoints" / "0000001.pt", weights_only=True)["task"]
+
+    of_run, of_model = begun(first), begun(first / "model.safetensors")
+    assert of_run["step"] == of_model["step"] == 1
+    for part, theirs in state["networks"].items():
+        for key, tensor in theirs.items():
+            assert torch.equal(of_run["networks"][part][key], tensor), (part, key)
+    for part, theirs in state["averages"].items():  # a model is the averages
+        for key, tensor in theirs.items():
+            assert torch.equal(of_model["networks"][part][key], tensor), (part, key)
+            assert torch.allclose(of_model["averages"][part][key], tensor, atol=1e-6)
+    key = "main.0.weight"
+    fresh = of_model["networks"]["discriminator"][key]
+    assert not torch.equal(fresh, state["networks"]["discriminator"][key])
+
+
+def test_an_origin_that_does_not_fit_is_refused_before_a_run_is_made(
+    data: Path, tmp_path: Path
+) -> None:
+    first = start(data, tmp_path / "runs").folder
+    wider = {"run": RUN, "stargan-v2": {**TINY, "max_width": 32}}
+    for error, match, settings in (
+        (CheckpointError, r"model.safetensors.*shape.*sizes", {"tables": wider}),
+        (UsageError, "is of family stargan-v2, this run's is cyclegan", {"family": "cyclegan"}),
+    ):
+        with pytest.raises(error, match=match):
+            training.start(
+                data, runs=tmp_path / "none", origin=first / "model.safetensors",
+                watcher=Quiet(), **settings,
+            )  # fmt: skip
+    with pytest.raises(UsageError, match="no run folder"):
+        training.start(data, runs=tmp_path / "none", origin=data, watcher=Quiet())
+    assert not (tmp_path / "none").exists()
+
+
 def test_data_that_changed_its_domains_is_refused(data: Path, tmp_path: Path) -> None:
     folder = start(data, tmp_path / "runs").folder
     (data / "red").rename(data / "crimson")

@@ -35,6 +35,10 @@ def train(
         "runs"
     ),
     name: Annotated[str, typer.Option("--name", help="Run folder's name, before -N.")] = "run",
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", help="Begin with a model's or a run folder's networks: fine-tune."),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with this run folder.")
     ] = None,
@@ -53,22 +57,31 @@ def train(
     with reporting(as_json=as_json, quiet=quiet, debug=debug) as report:
         if (data is None) == (resume is None):
             raise UsageError("give either --data DIR, or --resume RUN")
-        if resume is not None and (config or dry_run):
+        if resume is not None and (config or dry_run or origin):
             raise UsageError(
-                "--resume goes on with the run's own settings", "drop --config, --dry-run"
+                "--resume goes on with the run's own settings", "drop --config, --dry-run, --from"
             )
 
         from facestyle import training
         from facestyle.backend_torch import best_device
         from facestyle.training.config import read_toml
+        from facestyle.weights import resolve
 
+        begins = None
+        if origin is not None:
+            begins = Path(origin) if Path(origin).is_dir() else resolve(origin)
         tables = read_toml(config) if config else {}
         if steps is not None:
             tables = {**tables, "run": {**tables.get("run", {}), "steps": steps}}
         if data is not None and dry_run:
             _tell_estimate(
                 training.estimate(
-                    data, family=family, preset=preset, tables=tables, device=best_device(device)
+                    data,
+                    family=family,
+                    preset=preset,
+                    tables=tables,
+                    device=best_device(device),
+                    origin=begins,
                 ),
                 report,
             )
@@ -87,6 +100,7 @@ def train(
                     runs=runs,
                     name=name,
                     device=best_device(device),
+                    origin=begins,
                     command=shlex.join(["facestyle", *sys.argv[1:]]),
                     watcher=watcher,
                 )

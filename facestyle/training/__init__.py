@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facestyle import __version__
-from facestyle.errors import UsageError
+from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import ModelFamily, Task, family_named
 from facestyle.training.config import RunConfig, resolve
 
@@ -67,6 +67,7 @@ def start(
     runs: Path = Path("runs"),
     name: str = "run",
     device: str = "cpu",
+    origin: Path | None = None,
     command: str = "",
     watcher: Watcher,
 ) -> Outcome:
@@ -74,8 +75,12 @@ def start(
 
     Where torchrun starts it again after a process died, it goes on with the run it began.
 
+    Args:
+        origin: a run folder or a model of the same family and sizes, with whose networks this
+            run begins instead of fresh ones; iterations and optimisers begin anew.
+
     Raises:
-        FacestyleError: the settings, the data or the run folder are unusable.
+        FacestyleError: the settings, the data, the origin or the run folder are unusable.
     """
     from facestyle.training import parallel
 
@@ -90,6 +95,9 @@ def start(
             run_config = replace(run_config, alignment=_prepared_alignment(data))
         pictures = _pictures(chosen, run_config, data)
         settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
+        if origin is not None:
+            _adopt(_new_task(chosen, config, run_config, pictures, "cpu"), chosen, origin)
+            settings["origin"] = str(origin.resolve())
         if processes.writes:
             folder = _new_folder(runs, name)
             _write_settings(folder, {**settings, "launch": parallel.launch_id()})
@@ -130,10 +138,11 @@ def estimate(
     preset: str,
     tables: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    origin: Path | None = None,
 ) -> Estimate:
     """What ``start`` would take: counts, sizes, and a few iterations on the real data.
 
-    Writes nothing.
+    Writes nothing. Raises what ``start`` would.
     """
     import torch
 
@@ -144,6 +153,8 @@ def estimate(
     run = _with_threads(run)
     pictures = _pictures(chosen, run, data)
     task = _new_task(chosen, config, run, pictures, device)
+    if origin is not None:
+        _adopt(task, chosen, origin)
     seconds = []
     for batch in _batches(chosen, config, run, pictures, 0, 1 + MEASURED_STEPS, device):
         began = time.perf_counter()
@@ -184,8 +195,12 @@ def _run(
             "choose a multiple",
         )
     task = _new_task(family, config, run, pictures, processes.device)
+    begins = ""
     if loop.saved_checkpoints(folder):
         loop.resume(task, folder)
+    elif settings.get("origin"):
+        parts = _adopt(task, family, Path(settings["origin"]))
+        begins = f", beginning with {', '.join(parts)} of {settings['origin']}"
     card = replace(
         family.new_card(config, pictures.domains),
         name=folder.name,
@@ -199,7 +214,9 @@ def _run(
     if processes.writes:
         loop.forget_after(folder, task.step_index)
         counts = ", ".join(f"{name} {number}" for name, number in pictures.counts().items())
-        watcher.announce(f"{counts}; from iteration {task.step_index} to {run.steps} in {folder}")
+        watcher.announce(
+            f"{counts}; from iteration {task.step_index} to {run.steps} in {folder}{begins}"
+        )
         preview = _previewer(family, run, settings, task, card, folder, pictures, watcher)
         watcher = _with_tensorboard(watcher, folder) if run.tensorboard else watcher
     data = _batches(
@@ -264,6 +281,44 @@ def _new_task(
         bf16=run.precision == "bf16",
         compile=run.compile,
     )
+
+
+def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
+    """Put the networks of a run or a model into a fresh task; returns their names.
+
+    What a finished model does not hold, discriminators mostly, stays fresh.
+
+    Raises:
+        FacestyleError: ``origin`` is no run with a checkpoint and no weights file, is of
+            another family, or its networks have other sizes.
+    """
+    from facestyle.checkpoint import check_fit, load_checkpoint
+    from facestyle.families import detect
+    from facestyle.training import loop
+
+    if origin.is_dir():
+        found, path = _settings(origin)["family"], loop.newest_checkpoint(origin)
+        parts = loop.read_checkpoint(path)["networks"]
+    else:
+        checkpoint, path = load_checkpoint(origin), origin
+        theirs = detect(checkpoint)
+        found, parts = theirs.name, theirs.parts(checkpoint)
+    if found != family.name:
+        raise UsageError(f"{origin} is of family {found}, this run's is {family.name}")
+    state = task.state_dict()
+    for part, tensors in parts.items():
+        try:
+            check_fit(path, part, tensors, state["networks"][part])
+        except CheckpointError as error:
+            raise CheckpointError(
+                error.message,
+                f"a run begins with networks of its own sizes: set [{family.name}] to theirs",
+            ) from None
+        for group in ("networks", "averages"):
+            if part in state.get(group, {}):
+                state[group][part] = tensors
+    task.load_state_dict(state)
+    return list(parts)
 
 
 def _batches(

@@ -293,24 +293,43 @@ def saved_checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("*.pt"))
 
 
+def newest_checkpoint(folder: Path) -> Path:
+    """Raises CheckpointError for a run without one."""
+    saved = saved_checkpoints(folder)
+    if not saved:
+        raise CheckpointError(f"{folder} holds no checkpoint", "start the run anew")
+    return saved[-1]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """``Task.state_dict`` of a training checkpoint; raises CheckpointError for a damaged one."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["task"]
+    except Exception as error:
+        raise _unusable(path, error) from error
+    return state
+
+
 def resume(task: Task, folder: Path) -> None:
     """Put a task back to the newest checkpoint of a run.
 
     Raises:
         CheckpointError: the run has no checkpoint, or it does not fit.
     """
-    saved = saved_checkpoints(folder)
-    if not saved:
-        raise CheckpointError(f"{folder} holds no checkpoint", "start the run anew")
+    path = newest_checkpoint(folder)
+    state = read_checkpoint(path)
     try:
-        state = torch.load(saved[-1], map_location="cpu", weights_only=True)
-        task.load_state_dict(state["task"])
+        task.load_state_dict(state)
     except Exception as error:
-        # Whatever torch says of a damaged file (see checkpoint.py), the remedy is the same.
-        raise CheckpointError(
-            f"{saved[-1]} is damaged or does not fit this run ({type(error).__name__})",
-            f"delete it to go on from the one before: {len(saved) - 1} left",
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> CheckpointError:
+    """Whatever torch says of a damaged file (see checkpoint.py), the remedy is the same."""
+    return CheckpointError(
+        f"{path} is damaged or does not fit this run ({type(error).__name__})",
+        f"delete it to go on from the one before: {len(list(path.parent.glob('*.pt'))) - 1} left",
+    )
 
 
 def forget_after(folder: Path, step: int) -> None:

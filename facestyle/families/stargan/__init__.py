@@ -189,7 +189,7 @@ class StarGAN:
         for name in ("g_width", "d_width", "d_layers", "n_critic"):
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
-        for name in ("g_blocks", "crop", "constant_steps", "decay_steps"):
+        for name in ("g_blocks", "attention", "crop", "constant_steps", "decay_steps"):
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
         if config.labels not in ("attributes", "one-hot"):

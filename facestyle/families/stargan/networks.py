@@ -18,6 +18,8 @@ from facestyle.norms import instance_norm
 Shapes = Mapping[str, Sequence[int]]
 
 SLOPE = 0.01  # of the discriminator's leaky ReLUs
+BEFORE_BLOCKS, AFTER_BLOCKS = 9, 6  # the generator's steps around its residual blocks
+PAINTED, ATTENTIVE = 3, 4  # the generator's output channels
 
 
 def generator_sizes(shapes: Shapes) -> dict[str, int]:
@@ -25,13 +27,14 @@ def generator_sizes(shapes: Shapes) -> dict[str, int]:
 
     Raises:
         KeyError, IndexError: a tensor that decides a size is missing or no convolution's.
+        ValueError: the generator paints something else than pictures.
     """
     first = shapes["main.0.weight"]
-    return {
-        "labels": first[1] - 3,
-        "width": first[0],
-        "blocks": _count(shapes, r"main\.\d+\.main\.0\.weight"),
-    }
+    blocks = _count(shapes, r"main\.\d+\.main\.0\.weight")
+    channels = shapes[f"main.{BEFORE_BLOCKS + blocks + AFTER_BLOCKS}.weight"][0]
+    if channels not in (PAINTED, ATTENTIVE):
+        raise ValueError(f"its last convolution gives {channels} channels")
+    return {"labels": first[1] - 3, "width": first[0], "blocks": blocks, "channels": channels}
 
 
 def discriminator_sizes(shapes: Shapes) -> dict[str, int]:
@@ -87,9 +90,12 @@ class Generator(nn.Module):
 
     Padding is with zeros, by which alone the tiled labels survive the first norm: a label
     convolved without borders is a constant, and the norm takes constants away.
+
+    With a fourth output channel, which no published file has, that channel is where to paint:
+    the rest of the face stays as it is (GANimation, Pumarola et al., ECCV 2018, section 4.1).
     """
 
-    def __init__(self, *, labels: int, width: int, blocks: int) -> None:
+    def __init__(self, *, labels: int, width: int, blocks: int, channels: int = PAINTED) -> None:
         super().__init__()
         self.main = nn.Sequential(
             *_normed(nn.Conv2d(3 + labels, width, 7, padding=3, bias=False)),
@@ -98,15 +104,25 @@ class Generator(nn.Module):
             *(ResidualBlock(4 * width) for _ in range(blocks)),
             *_normed(nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1, bias=False)),
             *_normed(nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False)),
-            nn.Conv2d(width, 3, 7, padding=3, bias=False),
+            nn.Conv2d(width, channels, 7, padding=3, bias=False),
             nn.Tanh(),
         )
 
     def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
         """(N, 3, H, W) faces and (N, L) target labels → (N, 3, H, W) in [-1, 1]."""
+        return self.attentive(x_NCHW, label_NL)[0]
+
+    def attentive(self, x_NCHW: Tensor, label_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and where it painted: (N, 1, H, W) in [0, 1], or
+        (N, 0, H, W) for a network that always paints everything."""
         tiled = label_NL[:, :, None, None].expand(-1, -1, *x_NCHW.shape[2:])
         x: Tensor = self.main(torch.cat([x_NCHW, tiled.to(x_NCHW.dtype)], dim=1))
-        return x
+        painted, attention = x[:, :PAINTED], 0.5 + 0.5 * x[:, PAINTED:]
+        if x.shape[1] > PAINTED:
+            # In the face's own type: what is kept keeps all its digits under autocast.
+            painted, attention = painted.to(x_NCHW.dtype), attention.to(x_NCHW.dtype)
+            painted = torch.lerp(x_NCHW, painted, attention)
+        return painted, attention
 
 
 class Discriminator(nn.Module):
