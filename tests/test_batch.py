@@ -304,16 +304,17 @@ def test_workers_have_no_effect_on_one_picture_and_it_is_said(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [[], ["--workers", "4"]])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_all_workers_within_5_s_and_leaves_no_partial_file(
-    tmp_path: Path, photo: Path, tiny_model: Path, number: int, code: int
+def test_a_signal_ends_a_batch_within_5_s_and_leaves_no_partial_file(
+    tmp_path: Path, photo: Path, tiny_model: Path, number: int, code: int, workers: list[str]
 ) -> None:
     (tmp_path / "in").mkdir()
     for index in range(300):
         os.link(photo, tmp_path / f"in/{index:03d}.jpg")
     command = [sys.executable, "-m", "facestyle", "translate", "in", "-d", "male", "-o", "out/"]
     child = subprocess.Popen(
-        [*command, "-m", str(tiny_model), "--workers", "4"],
+        [*command, "-m", str(tiny_model), *workers],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
     deadline = time.monotonic() + 60

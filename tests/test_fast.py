@@ -155,7 +155,7 @@ def test_v_says_what_auto_chose_and_why(photo: Path, tiny_model: Path, tmp_path:
     ("about", "precision", "name", "expected"),
     [
         ("torch on cpu, fp32", "fp32", "m.ckpt", ["torch, which", "cpu, this", "fp32, since"]),
-        ("torch on cuda, bf16", "bf16", "m.ckpt", ["torch, which", "the GPU", "bf16, several"]),
+        ("torch on cuda, fp16", "fp16", "m.ckpt", ["torch, which", "the GPU", "fp16, several"]),
         ("torch on mps, fp32", "fp32", "m.ckpt", ["torch, which", "the GPU", "fp32, since"]),
         ("onnxruntime on cuda, fp16", "fp16", "m.onnx", ["onnxr", "the GPU", "fp16, which the"]),
     ],
