@@ -10,9 +10,12 @@ first and last layers did: begun at random, they spoil the deep layers before th
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import Config, Task
+from facestyle.training import SETTINGS_FILE
+from facestyle.training.data import batches, read_layout
 from facestyle.training.loop import newest_checkpoint, read_checkpoint
 
 OUTER = r"(from_rgb|to_rgb)\..*|(shared|main)\.0\.(weight|bias)"
@@ -29,7 +35,10 @@ OUTER = r"(from_rgb|to_rgb)\..*|(shared|main)\.0\.(weight|bias)"
 NUMBERED = r"(encode|shared|main)\.(\d+)\.(.*)"
 """The layers that one comes before; ``decode`` gets one after its last."""
 
-STEPS, RATE = 400, 5e-3  # in which the new layers learn
+STAGES = ("generator", "generator", "style_encoder", "discriminator")
+"""What learns, one after the other: a generator's first layers, then its last ones with them."""
+
+STEPS, BATCH, RATE = 400, 8, 5e-3  # in which each does
 
 
 def place(part: str, name: str) -> str | None:
@@ -42,19 +51,26 @@ def place(part: str, name: str) -> str | None:
     return f"{match[1]}.{int(match[2]) + 1}.{match[3]}" if match else name
 
 
-def grown(
-    run: Path, config: Config, domains: int, pictures: Iterator[Tensor], path: Path, seed: int
-) -> None:
-    """Write a training checkpoint at iteration 0, for twice the side and half the first width.
+def grown(run: Path, config: Config, data: Path, out: Path, seed: int) -> None:
+    """Write a run folder for twice the side and half the first width, to begin a run with.
 
     Args:
-        pictures: batches x_NCHW to learn from.
+        run: the smaller one.
+        data: prepared pictures of both's domains, from which the new layers learn.
 
     Raises:
         CheckpointError: the run has no whole checkpoint.
         RuntimeError: ``config`` is no network that grows from the run's (torch names the layer).
     """
     torch.manual_seed(seed)
+    settings = json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8"))
+    family, domains = family_named(settings["family"]), len(settings["domains"])
+    found = read_layout(family.layout, data, settings["domains"])
+    drawn = batches(
+        partial(family.sample, found, config), BATCH,
+        seed=seed, start=0, stop=len(STAGES) * STEPS, workers=0, device="cpu",
+    )  # fmt: skip
+    pictures = (batch["x_NCHW"] for batch in drawn)
     half = replace(config, image_size=config.image_size // 2, first_width=2 * config.first_width)
     small, large = Task(half, domains), Task(config, domains)
     small.load_state_dict(read_checkpoint(newest_checkpoint(run)))
@@ -72,7 +88,8 @@ def grown(
     mapping = small.averages["mapping_network"]
 
     def entered(x: Tensor) -> tuple[Tensor, Tensor]:
-        old, new = small.averages["generator"], large.networks["generator"]
+        old: Any = small.averages["generator"]
+        new: Any = large.networks["generator"]
         return new.encode[0](new.from_rgb(x)), old.from_rgb(F.avg_pool2d(x, 2)).detach()
 
     def restyled(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,26 +101,32 @@ def grown(
         return new, F.interpolate(old, scale_factor=2.0, mode="bilinear")
 
     def looked(part: str, trunk: str) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        old, new = (getattr(task.networks[part], trunk) for task in (small, large))
+        old, new = (task.networks[part].get_submodule(trunk) for task in (small, large))
 
         def pair(x: Tensor) -> tuple[Tensor, Tensor]:
-            return new[:2](x), old[0](F.avg_pool2d(x, 2)).detach()
+            first, block = list(new.children())[:2]
+            wanted = next(old.children())(F.avg_pool2d(x, 2))
+            return block(first(x)), wanted.detach()
 
         return pair
 
-    for part, pair in (
-        ("generator", entered),
-        ("generator", restyled),
-        ("style_encoder", looked("style_encoder", "shared")),
-        ("discriminator", looked("discriminator", "main")),
-    ):
+    pairs = (
+        entered,
+        restyled,
+        looked("style_encoder", "shared"),
+        looked("discriminator", "main"),
+    )
+    for part, pair in zip(STAGES, pairs, strict=True):
         network = large.networks[part]
         print(f"grown {part}: {_taught(network, pair, pictures):.4f} from the smaller one's")
     for part, average in large.averages.items():
         average.load_state_dict(large.networks[part].state_dict())
-    state: dict[str, Any] = {"task": large.state_dict()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
+    half_made = out.with_name(f".{out.name}")
+    shutil.rmtree(half_made, ignore_errors=True)
+    (half_made / "checkpoints").mkdir(parents=True)
+    torch.save({"task": large.state_dict()}, half_made / "checkpoints" / "0000000.pt")
+    (half_made / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
+    half_made.rename(out)
 
 
 def _taught(

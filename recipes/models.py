@@ -5,7 +5,7 @@
 
 | model          | family     | learns                                 | from                     |
 |----------------|------------|----------------------------------------|--------------------------|
-| female-male    | StarGAN v2 | female ↔ male, by seed or by reference | CelebA's square crops    |
+| female-male    | StarGAN v2 | female ↔ male, by seed or by reference | CelebA's and UTKFace's   |
 | portrait-anime | U-GAT-IT   | portrait ↔ anime (light)               | the same, anime faces    |
 | attributes     | StarGAN    | hair, age, gender, glasses, smile      | the same, CelebA's list  |
 
@@ -13,8 +13,8 @@ The data is made by ``facestyle prepare``'s code and the run by ``facestyle trai
 done is not done again: killed or stopped (Ctrl-C and SIGTERM save first), the same command goes
 on, so ``timeout -s TERM 9m python recipes/models.py ...`` again and again is a long run too.
 ``--scale gpu`` is 128 px and large batches, for half an hour of a data-centre GPU; ``cpu`` is
-64 px, for hours on two cores. With ``--photos`` the end is ``work/<model>/sheet.png``: every
-portrait and what becomes of it, through the path that users take.
+64 px, for hours on two cores, from which female-male grows to 128 (``growth``). With ``--photos``
+the end is ``work/<model>.png``: every portrait and what becomes of it, as users see it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from growth import grown
 
 import facestyle
 from facestyle import training
 from facestyle.errors import FacestyleError
+from facestyle.families import family_named
 from facestyle.images import read_picture
 from facestyle.training import prepare
 from facestyle.training.loop import Progress, Sheet, read_metrics
@@ -41,6 +44,8 @@ from facestyle.translator import Edit, Style, Translator
 
 CELEBA = "Aligned CelebA crops, a 72 px square around the face"
 LICENCE = "research only (trained on CelebA, whose pictures are for non-commercial research)"
+BOTH = "research only (trained on CelebA and UTKFace, for non-commercial research both)"
+MARGIN = 1 / 4  # of a UTKFace crop's side, by which its border is drawn out
 ATTRIBUTES = "Black_Hair,Blond_Hair,Brown_Hair,Eyeglasses,Male,Smiling,Young"
 SIDE = 160  # px of a picture on the sheet
 HALVES = ("train", "val")
@@ -56,6 +61,10 @@ class Recipe:
     about: str
     """For the card."""
     domains: str = ""
+    licence: str = LICENCE
+    """Of what is learned."""
+    small: Mapping[str, Mapping[str, Any]] | None = None
+    """Settings of a run at half the size on CelebA alone, from which the ``cpu`` one grows."""
     cpu: Mapping[str, Mapping[str, Any]]
     """Settings beside the compact preset's, by table."""
     gpu: Mapping[str, Mapping[str, Any]]
@@ -65,11 +74,23 @@ RECIPES = {
     "female-male": Recipe(
         family="stargan-v2",
         data="female-male",
-        about=CELEBA,
+        about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
+        licence=BOTH,
+        small={
+            "run": {"steps": 7_500},
+            "stargan-v2": {"mapping_lr": 2e-5, "diversity_steps": 6_500},
+        },
         cpu={
-            "run": {"steps": 10_000},
-            "stargan-v2": {"mapping_lr": 2e-5, "diversity_steps": 9_000},
+            "run": {"steps": 13_000, "batch_size": 8},
+            "stargan-v2": {
+                "image_size": 128,
+                "first_width": 16,
+                "mapping_lr": 2e-5,
+                "ema": 0.999,
+                "diversity": 0.3,
+                "diversity_steps": 12_000,
+            },
         },
         gpu={
             "run": {"steps": 20_000, "batch_size": 32},
@@ -112,7 +133,7 @@ RECIPES = {
         domains=ATTRIBUTES,
         cpu={
             "run": {"steps": 7_000},
-            "stargan": {"attention": 5.0, "constant_steps": 3_500, "decay_steps": 3_500},
+            "stargan": {"attention": 2.0, "constant_steps": 3_500, "decay_steps": 3_500},
         },
         gpu={
             "run": {"steps": 40_000, "batch_size": 32},
@@ -120,7 +141,7 @@ RECIPES = {
                 "image_size": 128,
                 "g_width": 48,
                 "g_blocks": 6,
-                "attention": 5.0,
+                "attention": 2.0,
                 "d_width": 64,
                 "d_layers": 6,
                 "n_critic": 5,
@@ -158,6 +179,42 @@ def side_by_side(out: Path, domains: Mapping[str, Path]) -> Path:
     return out
 
 
+def together(out: Path, folders: Mapping[str, Path]) -> Path:
+    """Prepared folders of the same domains → one folder; a name tells where a crop is from."""
+    if not out.is_dir():
+        half_made = out.with_name(f".{out.name}")
+        shutil.rmtree(half_made, ignore_errors=True)
+        for origin, folder in folders.items():
+            for crop in folder.glob("*/*/*.png"):
+                target = half_made / crop.relative_to(folder).parent / f"{origin}-{crop.name}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(crop, target)
+        half_made.rename(out)
+    return out
+
+
+def drawn_out(archive: Path, out: Path) -> Path:
+    """Tight crops with their border drawn out: a template with hair in it reaches beyond them.
+
+    Not mirrored, which would put eyes on foreheads.
+    """
+    if not out.is_dir():
+        half_made = out.with_name(f".{out.name}")
+        shutil.rmtree(half_made, ignore_errors=True)
+        with zipfile.ZipFile(archive) as pictures:
+            for name in sorted(name for name in pictures.namelist() if name.endswith(".jpg")):
+                data = np.frombuffer(pictures.read(name), np.uint8)
+                picture_HWC = cv2.imdecode(data, cv2.IMREAD_COLOR)
+                assert picture_HWC is not None, name
+                margin = round(MARGIN * len(picture_HWC))
+                wide_HWC = cv2.copyMakeBorder(picture_HWC, *[margin] * 4, cv2.BORDER_REPLICATE)
+                target = half_made / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(target), wide_HWC, [cv2.IMWRITE_JPEG_QUALITY, 97])
+        half_made.rename(out)
+    return out
+
+
 def data_of(name: str, faces: Path, work: Path) -> Path:
     """The training data of a recipe, made where it is not there."""
     celeba: dict[str, Any] = {
@@ -166,9 +223,15 @@ def data_of(name: str, faces: Path, work: Path) -> Path:
         "size": 128,
         "attributes": "attributes.csv",
     }
-    if name == "female-male":
+    if name in ("female-male", "female-male-small"):
         by = {**celeba, "by": "Male:male,female"}
-        return crops(faces / "celeba10k.zip", work / "data" / name, **by)
+        wide = crops(faces / "celeba10k.zip", work / "data" / "female-male-small", **by)
+        if name == "female-male-small":
+            return wide
+        source = drawn_out(faces / "utk8k.zip", work / "data" / "utkface-wide")
+        settings = {key: celeba[key] for key in ("align", "detector", "size")}
+        tight = crops(source, work / "data" / "utkface", **settings)
+        return together(work / "data" / name, {"celeba": wide, "utkface": tight})
     listed = crops(faces / "celeba10k.zip", work / "data" / "attributes", **celeba)
     if name == "attributes":
         return listed
@@ -201,25 +264,46 @@ class Printed:
         print(f"{sheet.path}  swd {sheet.score}", flush=True)
 
 
-def trained(name: str, options: argparse.Namespace, data: Path, work: Path) -> Path:
+def trained(name: str, options: argparse.Namespace) -> Path:
     """The recipe's run folder, finished or stopped by a signal."""
-    recipe, runs = RECIPES[name], work / "runs"
+    recipe, data = RECIPES[name], data_of(name, options.faces, options.work)
+    if options.scale == "gpu":
+        return run(name, recipe, recipe.gpu, options, data)
+    origin = None
+    if recipe.small is not None:
+        wide = data_of(f"{name}-small", options.faces, options.work)
+        small = run(f"{name}-small", recipe, recipe.small, options, wide)
+        if not finished(small):
+            return small
+        origin = options.work / "runs" / f"{name}-grown"
+        if not origin.is_dir():
+            settings = training.config.resolve(family_named(recipe.family), "compact", recipe.cpu)
+            grown(small, settings[1], data, origin, options.seed)
+    return run(name, recipe, recipe.cpu, options, data, origin)
+
+
+def run(
+    name: str,
+    recipe: Recipe,
+    chosen: Mapping[str, Mapping[str, Any]],
+    options: argparse.Namespace,
+    data: Path,
+    origin: Path | None = None,
+) -> Path:
+    """Begin a run, go on with it, or leave it as it is where it is finished."""
+    runs = options.work / "runs"
     if (folder := runs / f"{name}-1").is_dir():
-        steps = json.loads((folder / "run.json").read_text(encoding="utf-8"))["run"]["steps"]
-        done = read_metrics(folder)
-        if done and done[-1]["step"] >= steps:
-            return folder
-        training.proceed(folder, watcher=Printed())
+        if not finished(folder):
+            training.proceed(folder, watcher=Printed())
         return folder
-    chosen = recipe.gpu if options.scale == "gpu" else recipe.cpu
     steps = options.steps or chosen["run"]["steps"]
-    run = {
+    settings = {
         "precision": "bf16",
         "compile": True,
         "workers": max(1, min(8, (os.cpu_count() or 1) - 1)),
         "sample_every": max(1, steps // 20),
         "save_every": max(1, steps // 40),
-        "licence": LICENCE,
+        "licence": recipe.licence,
         "about": recipe.about,
         "alignment": "celeba-square",
         **chosen["run"],
@@ -232,14 +316,22 @@ def trained(name: str, options: argparse.Namespace, data: Path, work: Path) -> P
         data,
         family=recipe.family,
         preset="compact",
-        tables={"run": run, recipe.family: chosen[recipe.family]},
+        tables={"run": settings, recipe.family: chosen[recipe.family]},
         runs=runs,
         name=name,
         device=options.device,
-        command=f"python recipes/models.py {name} --scale {options.scale}",
+        origin=origin,
+        command=f"python recipes/models.py {options.model} --scale {options.scale}",
         watcher=Printed(),
     )
     return folder
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has come to its end."""
+    steps = json.loads((folder / "run.json").read_text(encoding="utf-8"))["run"]["steps"]
+    done = read_metrics(folder)
+    return bool(done) and done[-1]["step"] >= steps
 
 
 # --- Sheets -----------------------------------------------------------------------------------
@@ -296,8 +388,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
-    data = data_of(options.model, options.faces, options.work)
-    folder = trained(options.model, options, data, options.work)
+    folder = trained(options.model, options)
     if options.photos:
         photos = sorted(options.photos.glob("*male_*"))
         best = folder / "best.safetensors"

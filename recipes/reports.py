@@ -33,7 +33,10 @@ STYLES = 10  # latent styles a photo behind the diversity
 MATRIX = (6, 8)  # photos and references on the reference sheet
 ANIME = (8, 3)  # rows of held-out pictures on their sheet, and pictures a row
 ZOOM = 0.62  # of thumbnails of heads
+KID = "KID on MobileFaceNet features"
 BATCH = 16  # crops that a network takes at once
+
+Sheet = tuple[Sequence[str], Sequence[Row]]  # titles of the columns, rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,8 +122,8 @@ class Report:
     """Tables by title."""
     card: Scores
     """The few that its card shall tell."""
-    sheets: Mapping[str, tuple[Sequence[str], Sequence[Row]]]
-    """Titles and rows by name."""
+    sheets: Mapping[str, Sheet]
+    """By name."""
     files: Mapping[str, Path]
     """What the scores came from."""
 
@@ -211,7 +214,7 @@ def of_latent(bench: Bench) -> Report:
     }
 
     own = {person: noted(bench.head(person)) for person in people}
-    sheets: dict[str, tuple[Sequence[str], Sequence[Row]]] = {}
+    sheets: dict[str, Sheet] = {}
     for domain in GENDERS:
         rows = [
             [own[person], *(shown(r) for r in latents if r.source is person)]
@@ -409,7 +412,6 @@ class Seen:
 class Journey:
     """Pictures of one kind, the other kind of them, and back."""
 
-    start: str
     goal: str
     here: Seen
     there: Seen
@@ -459,7 +461,7 @@ def of_fixed(bench: Bench) -> Report:
         there_NHWC = translated(here_NHWC, goal)
         back_NHWC = translated(there_NHWC, start)
         here, there, back = seen(here_NHWC), seen(there_NHWC), seen(back_NHWC)
-        return Journey(start=start, goal=goal, here=here, there=there, back=back)
+        return Journey(goal=goal, here=here, there=there, back=back)
 
     aligned = [aligned_faces(p.pixels_HWC, model, detector=KnownFace(p.face))[0] for p in people]
     journeys = {"photos": journey(KINDS[0], (one.crop_HWC for one in aligned))}
@@ -480,7 +482,7 @@ def of_fixed(bench: Bench) -> Report:
             **trusted("archives", classifier.held_out),
             "held-out sharp": judges.shares(tested_N, labels_N, KINDS),
         },
-        "kid": {
+        KID: {
             way: {
                 "count": len(j.here.p_N),
                 "kid": j.there.kid(real[j.goal]),
@@ -512,10 +514,21 @@ def of_fixed(bench: Bench) -> Report:
         },
         "identity of": bench.identities(),
     }
+    sheets = {
+        "photos": photo_sheet(bench, pasted, journeys["photos"]),
+        "anime": anime_sheet(
+            [path.stem for path in held["anime"]], journeys["held-out anime"], options.thumbnail
+        ),
+    }
+    return Report(scores=scores, card=kind_card(scores), sheets=sheets, files=files)
+
+
+def kind_card(scores: Mapping[str, Groups]) -> Scores:
+    """What the model's card shall tell, of held-out pictures and of seams on photos."""
     card: Scores = {}
     for kind, goal in (KINDS, KINDS[::-1]):
         name = f"held-out {kind}"
-        way, kid = f"{kind} to {goal}", scores["kid"][f"{name} to {goal}"]
+        way, kid = f"{kind} to {goal}", scores[KID][f"{name} to {goal}"]
         card |= {f"{way}: KID": round(kid["kid"], 3)}
         card |= {f"{way}: KID untouched": round(kid["untouched"], 3)}
         card |= {f"{way}: KID of real halves": round(kid["halves"], 3)}
@@ -526,38 +539,44 @@ def of_fixed(bench: Bench) -> Report:
         f"portrait to anime and back: {k}": round(cycle[k], 2) for k in ("identity", "strangers")
     }
     card |= {"portrait to anime: seam": round(scores["pasted"]["photos to anime"]["seam"], 2)}
+    return card
 
-    def enlarged(squares_HWC: Pixels, note: str) -> np.ndarray:
-        size = (options.thumbnail, options.thumbnail)
-        return noted(cv2.resize(squares_HWC, size, interpolation=cv2.INTER_CUBIC), note)
 
-    def trip(journey: Journey, i: int) -> list[np.ndarray]:
-        """There and back again."""
-        p = journey.there.p_N[i] if journey.goal == "anime" else 1 - journey.there.p_N[i]
-        back = f"id {journey.cosines_N[i]:.2f}"
-        return [
-            enlarged(journey.there.squares_NHWC[i], f"{p:.2f} {journey.goal}"),
-            enlarged(journey.back.squares_NHWC[i], back),
-        ]
-
-    photos, drawn = journeys["photos"], journeys["held-out anime"]
+def photo_sheet(bench: Bench, pasted: Mapping[str, Sequence[Result]], trips: Journey) -> Sheet:
+    """Every photo pasted in both kinds, then its crop there and back."""
     rows: list[Row] = []
-    for i, person in enumerate(people):
-        row = [noted(bench.head(person), person.name)]
-        for kind in KINDS:
-            result = pasted[kind][i]
-            row.append(noted(result.head_HWC, f"id {result.identity:.2f}, seam {result.seam:.2f}"))
-        rows.append(row + trip(photos, i))
-    sheets: dict[str, tuple[Sequence[str], Sequence[Row]]] = {
-        "photos": (["photo", *(f"{kind}, pasted" for kind in KINDS), "anime, crop", "back"], rows)
-    }
+    for i, person in enumerate(bench.people):
+        results = [pasted[kind][i] for kind in KINDS]
+        notes = [f"id {result.identity:.2f}, seam {result.seam:.2f}" for result in results]
+        heads = [noted(r.head_HWC, note) for r, note in zip(results, notes, strict=True)]
+        photo_HWC = noted(bench.head(person), person.name)
+        rows.append([photo_HWC, *heads, *trip(trips, i, bench.options.thumbnail)])
+    return ["photo", *(f"{kind}, pasted" for kind in KINDS), "anime, crop", "back"], rows
+
+
+def anime_sheet(names: Sequence[str], trips: Journey, side: int) -> Sheet:
+    """Some held-out drawings, there and back."""
     down, across = ANIME
-    step = max(1, len(drawn.here.p_N) // (down * across))
-    trips = [
-        [enlarged(drawn.here.squares_NHWC[i], held["anime"][i].stem), *trip(drawn, i)]
-        for i in range(0, len(drawn.here.p_N), step)
+    count = len(names)
+    chosen = range(0, count, max(1, count // (down * across)))
+    threes = [
+        [enlarged(trips.here.squares_NHWC[i], names[i], side), *trip(trips, i, side)]
+        for i in chosen
     ]
-    lines = (trips[i * across : (i + 1) * across] for i in range(min(down, len(trips) // across)))
-    rows = [[picture for one in line for picture in one] for line in lines]
-    sheets["anime"] = (["held-out anime", "portrait", "back"] * across, rows)
-    return Report(scores=scores, card=card, sheets=sheets, files=files)
+    lines = (threes[i * across : (i + 1) * across] for i in range(min(down, count // across)))
+    rows = [[picture_HWC for three in line for picture_HWC in three] for line in lines]
+    return ["held-out anime", "portrait", "back"] * across, rows
+
+
+def trip(trips: Journey, i: int, side: int) -> list[np.ndarray]:
+    """One picture there and back."""
+    p = trips.there.p_N[i] if trips.goal == KINDS[1] else 1 - trips.there.p_N[i]
+    return [
+        enlarged(trips.there.squares_NHWC[i], f"{p:.2f} {trips.goal}", side),
+        enlarged(trips.back.squares_NHWC[i], f"id {trips.cosines_N[i]:.2f}", side),
+    ]
+
+
+def enlarged(square_HWC: Pixels, note: str, side: int) -> np.ndarray:
+    """A model's crop on a sheet."""
+    return noted(cv2.resize(square_HWC, (side, side), interpolation=cv2.INTER_CUBIC), note)

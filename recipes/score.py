@@ -21,7 +21,9 @@ following  whether the face's colour follows the reference's
 
 asked      share in which a classifier, not the model's own, sees what was asked for. It says
            as well what the photo has, and so what there is to ask for. It learns from CelebA's
-           labels, as the model did, and shares their mistakes (``classifier``: right how often)
+           labels, as the model did, and shares their mistakes (``classifier``: right how often);
+           yes and no weigh alike in it, so set ``without`` and ``with`` against a half, and
+           ``accuracy`` against ``majority``. Hair outside what is pasted stays as it was
 softened   the same share of the photos themselves at a 64 px model's resolution: what a
            result owes to blur and to the classifier's doubt
 kept       share of the attributes not asked for (nor of its exclusive group) that it sees unmoved

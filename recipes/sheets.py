@@ -32,8 +32,8 @@ def write_sheet(path: Path, titles: Sequence[str], rows: Sequence[Row]) -> None:
 def table(title: str, groups: Mapping[str, Mapping[str, float]]) -> str:
     """Groups as lines, their keys as columns."""
     keys = list(next(iter(groups.values())))
-    width = max(22, *map(len, groups))
-    lines = [f"\n{title:{width + 2}}" + "".join(f"{key:>12}" for key in keys)]
+    width = max(24, len(title), *(len(name) + 2 for name in groups))
+    lines = [f"\n{title:{width}}" + "".join(f"{key:>12}" for key in keys)]
     for name, values in groups.items():
-        lines.append(f"  {name:{width}}" + "".join(f"{values[key]:>12.4g}" for key in keys))
+        lines.append(f"  {name:{width - 2}}" + "".join(f"{values[key]:>12.4g}" for key in keys))
     return "\n".join(lines)

@@ -160,12 +160,12 @@ def test_shares_hold_a_classifier_against_answering_always_the_same() -> None:
 def test_a_classifier_learns_several_answers_keeps_them_and_notices_other_data(
     tmp_path: Path,
 ) -> None:
-    labels = np.random.default_rng(0).integers(0, 2, (512, 2))
-    faces = crops(1, 512) // 4 + 60
+    labels = np.random.default_rng(0).integers(0, 2, (384, 2))
+    faces = crops(1, 384) // 4 + 60
     faces[labels[:, 0] == 1, 50:] += 80  # below: the one answer; how fine it is: the other
     for i in np.flatnonzero(labels[:, 1]):
         faces[i] = cv2.blur(faces[i], (9, 9))
-    subject = judges.Subject(questions={"low": ("no", "yes"), "soft": ("no", "yes")}, epochs=12)
+    subject = judges.Subject(questions={"low": ("no", "yes"), "soft": ("no", "yes")}, epochs=14)
     reads = []
 
     def taught(source: str) -> judges.Classifier:

@@ -45,7 +45,8 @@ class Config:
     """The generator's residual blocks."""
     attention: float = 0.0
     """Above 0 the generator says where it paints and leaves the face as it is elsewhere
-    (GANimation); this is the weight of its roughness. Not the published way."""
+    (GANimation); this is the weight of its roughness, from 0 up over ``constant_steps``, for
+    one that is smooth from the start paints nowhere. Not the published way."""
     d_width: int = 64
     """Channels of the discriminator's first convolution."""
     d_layers: int = 6
@@ -258,7 +259,8 @@ class Task:
         )
         if config.attention:
             losses["G/rough"] = roughness(painted.float())
-            total = total + config.attention * losses["G/rough"]
+            risen = min(1.0, self.step_index / max(1, config.constant_steps))
+            total = total + config.attention * risen * losses["G/rough"]
         self.optimisers.update(total, "G")
         return {name: value.detach() for name, value in losses.items()}
 
