@@ -21,9 +21,9 @@ following  whether the face's colour follows the reference's
 
 asked      share in which a classifier, not the model's own, sees what was asked for. It says
            as well what the photo has, and so what there is to ask for. It learns from CelebA's
-           labels, as the model did, and shares their mistakes (``classifier``: right how often);
-           yes and no weigh alike in it, so set ``without`` and ``with`` against a half, and
-           ``accuracy`` against ``majority``. Hair outside what is pasted stays as it was
+           labels, as the model did, and shares their mistakes: ``classifier`` says how often it
+           is right about faces ``without`` and ``with`` an attribute, and how often answering
+           always the same would be (``majority``). Hair outside what is pasted stays as it was
 softened   the same share of the photos themselves at a 64 px model's resolution: what a
            result owes to blur and to the classifier's doubt
 kept       share of the attributes not asked for (nor of its exclusive group) that it sees unmoved
@@ -34,7 +34,8 @@ kept       share of the attributes not asked for (nor of its exclusive group) th
 kid        KID on MobileFaceNet features between results and held-out pictures of the other kind,
            all at the model's resolution; the features are made for photos, so it compares
            models on this data, and no published KID. Beside it that of the sources themselves
-           (doing nothing) and of one half of the real ones against the other (perfect)
+           (``untouched``: doing nothing) and of one half of the real ones against the other
+           (``halves``: perfect; of 195 drawings a draw's deviation is 0.02, of 24 photos 0.04)
 domain     share in which a classifier sees the other kind; trained on the archives without the
            held-out pictures. Telling photo from drawing is easy: a necessary thing, not much
 cycle      there and back again: identity, and the mean difference of pixels (0 to 255)
