@@ -15,6 +15,7 @@ from facestyle.errors import CheckpointError
 
 METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
 STYLES = frozenset({"fixed", "latent", "reference", "attributes", "dropout"})
+PASTED = ("face", "crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class ModelCard:
     """Attribute models: comma-joined domains of which one holds at a time, such as hair colours."""
     alignment: str = "none"
     """Name of the template (``faces.align.TEMPLATES``), or ``none`` for whole pictures."""
+    pasted: str = "face"
+    """What of an aligned crop goes back into the photo: the ``face``, or all of the ``crop`` for
+    models that change hair too (``faces.align.MASKS``)."""
     name: str = ""
     """Short name for people."""
     licence: str = "unknown"
@@ -109,6 +113,8 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError("the model card has no usable domain names")
     if len(set(card.domains)) < len(card.domains):
         raise CheckpointError("the model card names a domain twice")
+    if card.pasted not in PASTED:
+        raise CheckpointError(f"the model card's pasted is not among {', '.join(PASTED)}")
     if not card.styles or not set(card.styles) <= STYLES:
         raise CheckpointError(f"the model card's styles are not among {', '.join(sorted(STYLES))}")
     if "latent" in card.styles and not card.latent_dim:

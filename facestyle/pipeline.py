@@ -78,7 +78,8 @@ def aligned_faces(
 
         detector = open_detector("auto")
     faces: Sequence[Face] = choose_faces(find_faces(picture_HWC, detector, min_score), face)
-    return [align(picture_HWC, one.landmarks_52, template, side) for one in faces]
+    pasted = model.card.pasted
+    return [align(picture_HWC, one.landmarks_52, template, side, pasted) for one in faces]
 
 
 def translate_crops(aligned: Sequence[AlignedFace], model: Translator, style: Style) -> np.ndarray:

@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from facestyle.card import PASTED
 from facestyle.errors import UsageError
 from facestyle.faces.align import (
+    MASKS,
     TEMPLATES,
     align,
     crop_mask,
@@ -95,9 +97,10 @@ def test_a_face_outside_the_picture_changes_nothing() -> None:
 
 @pytest.mark.parametrize("detail", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("scale", [40.0, 300.0])
-def test_pixels_outside_the_mask_are_bit_equal(scale: float, detail: float) -> None:
+@pytest.mark.parametrize("pasted", list(MASKS))
+def test_pixels_outside_the_mask_are_bit_equal(scale: float, detail: float, pasted: str) -> None:
     picture = noise_picture(400, 500)
-    aligned = align(picture, landmarks(scale, 0.4, (250, 200)), "ffhq-512", SIDE)
+    aligned = align(picture, landmarks(scale, 0.4, (250, 200)), "ffhq-512", SIDE, pasted)
     output = paste(picture, aligned, 255 - aligned.crop_HWC, detail=detail)
     mask = paste_mask(aligned, 400, 500)
     assert np.array_equal(output[mask == 0], picture[mask == 0])
@@ -106,11 +109,20 @@ def test_pixels_outside_the_mask_are_bit_equal(scale: float, detail: float) -> N
     assert (mask == 0).mean() > 0.3
 
 
-def test_the_mask_is_whole_in_the_middle_and_gone_at_the_crops_border() -> None:
-    mask = crop_mask(64)
+@pytest.mark.parametrize("pasted", list(MASKS))
+def test_the_mask_is_whole_in_the_middle_and_gone_at_the_crops_border(pasted: str) -> None:
+    mask = crop_mask(64, pasted)
     assert mask[20:44, 20:44].min() == 1
     assert max(mask[0].max(), mask[-1].max(), mask[:, 0].max(), mask[:, -1].max()) < 0.01
     assert np.abs(np.diff(mask, axis=0)).max() < 0.15  # a feather, not an edge
+
+
+def test_all_of_the_crop_is_more_than_the_face() -> None:
+    """Hair lies above the ellipse and beside it; a card can name every mask and no other."""
+    face, crop = crop_mask(64), crop_mask(64, "crop")
+    assert (crop >= face - 0.02).all()  # the ellipse reaches the chin, 0.03 below the centre
+    assert crop[5, 32] - face[5, 32] > 0.5
+    assert tuple(MASKS) == PASTED
 
 
 def test_an_unchanged_crop_leaves_the_photo_as_it_was() -> None:

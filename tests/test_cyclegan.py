@@ -86,6 +86,7 @@ def test_the_published_outputs(name: str, file: str, tmp_path: Path) -> None:
         image_size=256,
         domains=("zebra",),
         styles=("fixed",),
+        pasted="crop",
         name=file.removesuffix(".pth"),
     )
     assert model.backend.roles == ("generator.zebra",)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from facestyle.card import ModelCard
+from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
 from facestyle.faces.align import align, paste_mask, template_points
@@ -71,13 +71,18 @@ def picture() -> np.ndarray:
     return rng.integers(60, 150, (300, 400, 3), dtype=np.uint8)
 
 
-def test_restyle_changes_the_face_and_nothing_else(picture: np.ndarray) -> None:
+@pytest.mark.parametrize("pasted", PASTED)
+def test_restyle_changes_what_the_card_says_and_nothing_else(
+    picture: np.ndarray, pasted: str
+) -> None:
     face = face_at(150, 140, 120)
     model = fake_model()
+    model = Translator(replace(model.card, pasted=pasted), model.backend)
     output = restyle(
         picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face])
     )
-    mask = paste_mask(align(picture, face.landmarks_52, "celeba", SIDE), *picture.shape[:2])
+    aligned = align(picture, face.landmarks_52, "celeba", SIDE, pasted)
+    mask = paste_mask(aligned, *picture.shape[:2])
     assert np.array_equal(output[mask == 0], picture[mask == 0])
     change = output.astype(int) - picture
     assert 30 < change[mask > 0.99].mean() < 45  # 0.3 in [-1, 1] is 38 in [0, 255]

@@ -117,6 +117,7 @@ def test_the_published_files(tmp_path: Path) -> None:
         domains=CELEBA,
         styles=("attributes",),
         exclusive=(HAIR,),
+        pasted="crop",
         name="200000-G",
     )
 

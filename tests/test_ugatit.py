@@ -89,6 +89,7 @@ def test_a_published_checkpoint(name: str, tmp_path: Path) -> None:
         image_size=256 if meta["light"] else side,
         domains=("selfie", "anime"),
         styles=("fixed",),
+        pasted="crop",
         name="selfie2anime_params_latest",
     )
     x = standin.image(11, 2, side)

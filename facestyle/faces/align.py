@@ -46,9 +46,16 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
 MASK_SIDE = 256  # px; finer than any feather needs
-MASK_CENTRE = (0.50, 0.53)  # of the face within a crop: eyes lie at 0.44 to 0.52, the chin at 0.9
-MASK_RADII = (0.46, 0.47)  # the mask is 0 from this ellipse on (shares of the side) ...
-MASK_CORE = 0.60  # ... and 1 within this share of it; between, background fades into the photo
+MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
+    # What of a crop goes back into the picture: centre and radii (shares of the side), the power
+    # of a superellipse, and the share of it within which the mask is 1; at its edge it is 0.
+    # An ellipse about the face, for models that repaint the background in a crop's corners too.
+    # The eyes lie at 0.44 to 0.52, the chin at 0.9; the wide feather hides what is about them.
+    "face": ((0.50, 0.53), (0.46, 0.47), 2, 0.60),
+    # The crop up to its border, corners rounded: for models whose work is hair as well, and who
+    # leave the background alone, or repaint everything in another manner.
+    "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
+}
 DETAIL = 0.6  # where style and person balance on portraits, by recipes/score.py
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
@@ -63,8 +70,9 @@ class AlignedFace:
     """(side, side, 3) uint8 RGB."""
     to_crop_23: NDArray[np.float64]
     """Similarity from picture to crop coordinates; its inverse pastes back."""
-    feathered: bool = True
-    """False where the crop is all there is to show, so no border has to be hidden."""
+    pasted: str = "face"
+    """What of the crop goes back: of ``MASKS``, or ``all`` of a picture that is itself a crop,
+    where no border has to be hidden."""
 
     @property
     def scale(self) -> float:
@@ -98,7 +106,11 @@ def similarity(
 
 
 def align(
-    picture_HWC: Pixels, landmarks_52: NDArray[np.floating], template: str, side: int
+    picture_HWC: Pixels,
+    landmarks_52: NDArray[np.floating],
+    template: str,
+    side: int,
+    pasted: str = "face",
 ) -> AlignedFace:
     """Cut the face with these landmarks to a template.
 
@@ -109,7 +121,8 @@ def align(
         UsageError: unknown template.
     """
     to_crop = similarity(landmarks_52, template_points(template) * side)
-    return AlignedFace(crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop)
+    crop = _cut(picture_HWC, to_crop, side)
+    return AlignedFace(crop_HWC=crop, to_crop_23=to_crop, pasted=pasted)
 
 
 def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
@@ -119,9 +132,7 @@ def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
     to_crop = np.array(
         [[scale, 0, (side - scale * width) / 2], [0, scale, (side - scale * height) / 2]]
     )
-    return AlignedFace(
-        crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop, feathered=False
-    )
+    return AlignedFace(crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop, pasted="all")
 
 
 def _cut(picture_HWC: Pixels, to_crop_23: NDArray[np.float64], side: int) -> Pixels:
@@ -133,14 +144,13 @@ def _cut(picture_HWC: Pixels, to_crop_23: NDArray[np.float64], side: int) -> Pix
     return np.asarray(fine, np.uint8)
 
 
-def crop_mask(side: int) -> Floats:
-    """(side, side) feathered mask in crop coordinates: 1 over the face, 0 before the border.
-
-    An ellipse about the face, because a model repaints the background in a crop's corners too.
-    """
+def crop_mask(side: int, pasted: str = "face") -> Floats:
+    """(side, side) feathered mask in crop coordinates: 1 over what is pasted, 0 at the border."""
+    centre, radii, power, core = MASKS[pasted]
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side
-    x, y = (axis - MASK_CENTRE[0]) / MASK_RADII[0], (axis - MASK_CENTRE[1]) / MASK_RADII[1]
-    t = np.clip((1 - np.hypot(x[None], y[:, None])) / (1 - MASK_CORE), 0, 1)
+    x, y = (np.abs(axis - centre[i]) / radii[i] for i in (0, 1))
+    away = (x[None] ** power + y[:, None] ** power) ** (1 / power)
+    t = np.clip((1 - away) / (1 - core), 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
@@ -154,9 +164,10 @@ def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
 
 
 def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
-    if not aligned.feathered:
+    if aligned.pasted == "all":
         return np.ones(shape, np.float32)
-    return _to_picture(crop_mask(MASK_SIDE), aligned, corner, shape, MASK_SIDE)
+    mask = crop_mask(MASK_SIDE, aligned.pasted)
+    return _to_picture(mask, aligned, corner, shape, MASK_SIDE)
 
 
 def paste(

@@ -96,6 +96,7 @@ class CycleGAN:
             domains=domains,
             styles=("fixed",),
             alignment=known.get("alignment") or "none",
+            pasted="crop",
             name=known.get("name", checkpoint.path.stem),
             licence=known.get("licence", "unknown"),
         )
@@ -152,6 +153,7 @@ class CycleGAN:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("fixed",),
+            pasted="crop",
         )
 
     def sample(

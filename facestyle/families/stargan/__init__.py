@@ -120,6 +120,7 @@ class StarGAN:
             attribute_sets=tuple(",".join(names) for names in sets) if len(sets) > 1 else (),
             exclusive=groups or _exclusive(sets),
             alignment=known.get("alignment") or "none",
+            pasted="crop",
             name=known.get("name", checkpoint.path.stem),
             licence=known.get("licence", "unknown"),
         )
@@ -203,6 +204,7 @@ class StarGAN:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("attributes",),
+            pasted="crop",
             exclusive=one_hot if config.labels == "one-hot" else _exclusive([tuple(domains)]),
         )
 

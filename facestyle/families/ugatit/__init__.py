@@ -96,6 +96,7 @@ class UGATIT:
             domains=domains,
             styles=("fixed",),
             alignment=known.get("alignment") or "none",
+            pasted="crop",
             name=known.get("name", checkpoint.path.stem),
             licence=known.get("licence", "unknown"),
         )
@@ -184,6 +185,7 @@ class UGATIT:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("fixed",),
+            pasted="crop",
         )
 
     def sample(
