@@ -22,14 +22,14 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
-from facestyle.errors import CheckpointError, WeightsError
+from facestyle.errors import CheckpointError, UsageError, WeightsError
 
 Progress = Callable[[int, int | None], None]  # (bytes received, bytes in all where known)
 Status = Literal["verified", "first-use", "unknown", "mismatch", "missing"]
@@ -58,6 +58,7 @@ class WeightsEntry:
     sha256: str | None = None  # hex digest of the published file; None: not known, never guessed
     size: int | None = None  # bytes
     shipped: bool = False  # part of facestyle itself: never written
+    knows: tuple[str, ...] = ()  # of a model that ships: the domains by which it is found
     onnx: str | None = None  # the entry that holds the same model as an ONNX bundle
     needs: tuple[str, ...] = ()  # names of the entries without which this one does not run
     known_as: tuple[str, ...] = ()  # trailing path parts under which its own project stores it
@@ -85,9 +86,27 @@ def index() -> dict[str, WeightsEntry]:
 
 
 def _entry(name: str, table: dict[str, Any]) -> WeightsEntry:
-    for key in ("needs", "known_as"):
+    for key in ("needs", "known_as", "knows"):
         table[key] = tuple(table.get(key, ()))
     return WeightsEntry(name=name, **table)
+
+
+def shipped_model(wanted: Collection[str]) -> str:
+    """The name of the model that ships and knows these domains; the first one for none.
+
+    Raises:
+        UsageError: none of them knows them all.
+    """
+    known = {name: entry.knows for name, entry in index().items() if entry.knows}
+    for name, knows in known.items():
+        if set(wanted) <= set(knows):
+            return name
+    raise UsageError(
+        f"no model that ships knows {', '.join(wanted)}",
+        "they know "
+        + "; ".join(", ".join(knows) for knows in known.values())
+        + "; or name a model: --model",
+    )
 
 
 def shipped_dir() -> Path:

@@ -76,7 +76,12 @@ def translate(
         typer.Option("--domain", "-d", help="The domain to go to, if the model has several."),
     ] = None,
     output: Output = None,
-    model: options.Model = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A name of 'models list', or a file; else one that knows DOMAIN."
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, help="Seed of the latent code (0), or of dropout noise."),
@@ -138,14 +143,6 @@ def translate(
 
     Example: facestyle translate photo.jpg --domain female
     """
-    wish = Wish(
-        inputs=inputs, output=output, model=model, domains=domains,
-        face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
-        detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
-        dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
-        device=device, runtime=runtime, precision=precision, offline=offline, cam=cam,
-        workers=workers, engine=engine,
-    )  # fmt: skip
 
     def styles(translator: Translator, _: Callable[[], Detector]) -> list[Style]:
         if edits:
@@ -157,6 +154,7 @@ def translate(
 
     with reporting(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug) as report:
         from facestyle.translator import Edit
+        from facestyle.weights import shipped_model
 
         given = {"on": set_on, "off": set_off, "flip": flip, "source": source}
         edits = {key: _names(text) for key, text in given.items() if text is not None}
@@ -169,6 +167,15 @@ def translate(
         words = [word for key in ("on", "off", "flip") for word in _words(key, edits)]
         base = domain or direction or "-".join(words) or "translated"
         suffixes = [base] if count == 1 else [f"{base}-{(seed or 0) + i}" for i in range(count)]
+        wanted = {domain} if domain else {name for names in edits.values() for name in names}
+        wish = Wish(
+            inputs=inputs, output=output, model=model or shipped_model(sorted(wanted)),
+            domains=domains, face=face, detector=detector, min_score=min_score, align=align,
+            crop_only=crop_only, detail=detail, overwrite=overwrite, recursive=recursive,
+            fail_fast=fail_fast, dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata,
+            format=format, device=device, runtime=runtime, precision=precision, offline=offline,
+            cam=cam, workers=workers, engine=engine,
+        )  # fmt: skip
         restyle_all(wish, styles, suffixes, report)
 
 

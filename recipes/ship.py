@@ -1,0 +1,65 @@
+"""A finished run's model → the two files that ship, with its scores on the card.
+
+    python recipes/ship.py --model work/models/runs/attributes-1/model.safetensors \
+        --name attributes --about "hair colours, age, ..." --out work/ship
+    python recipes/score.py --model work/ship/attributes.safetensors ... --work work/score
+    python recipes/ship.py --model work/ship/attributes.safetensors --name attributes \
+        --scores work/score/scores.json --out weights
+
+The first line halves the weights (float16), because what is scored is to be what ships; the last
+writes the scores on the card, exports the ONNX twin, and prints both files' entries for
+``weights/index.toml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from facestyle.checkpoint import load_checkpoint, save_model
+from facestyle.export import export_model
+from facestyle.translator import open_translator
+
+
+def main() -> None:
+    """Write the files; what is not given stays as the card has it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="a file with a card")
+    parser.add_argument("--name", required=True, help="what users call it")
+    parser.add_argument("--about", help="one line for the card")
+    parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for both files")
+    options = parser.parse_args()
+
+    checkpoint = load_checkpoint(options.model)
+    if checkpoint.card is None:
+        parser.error(f"{options.model} has no card: give what facestyle train wrote")
+    card = replace(checkpoint.card, name=options.name)
+    if options.about:
+        card = replace(card, about=options.about)
+    if options.scores:
+        measured = json.loads(options.scores.read_text(encoding="utf-8"))
+        found = hashlib.sha256(options.model.read_bytes()).hexdigest()
+        if measured["sha256"]["model"] != found:
+            parser.error(f"{options.scores} is not of {options.model}: score it again")
+        card = replace(card, scores=measured["card"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{options.name.replace('-', '_')}.safetensors"
+    save_model(path, checkpoint.parts, card, half=True)
+    written = [path]
+    if options.scores:
+        model = open_translator(path, device="cpu", runtime="torch", precision="fp32")
+        bundle = path.with_suffix(".onnx")
+        export_model(model, bundle)
+        written.append(bundle)
+    for file in written:
+        content = file.read_bytes()
+        print(f'file = "{file.name}"\nsha256 = "{hashlib.sha256(content).hexdigest()}"')
+        print(f"size = {len(content):_}\n")
+
+
+if __name__ == "__main__":
+    main()
