@@ -217,6 +217,42 @@ def test_a_run_that_was_resumed_equals_one_that_was_not(
             assert torch.equal(tensor, two[part][key]), f"{part}.{key}"
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "stargan-v2"])
+def test_averaged_weights_are_the_model_and_resume(name: str, tmp_path: Path) -> None:
+    """The average is the one by hand, a resumed run has the same, and the last weights another."""
+    data = data_for(families()[name].layout, tmp_path / "data")
+    run: dict[str, Any] = {"ema": 0.5, "save_every": 1, "keep": 9, "steps": 3}
+    whole = start(name, data, tmp_path / "runs", **run)
+    resumed = start(name, data, tmp_path / "runs", **{**run, "steps": 1})
+    training.proceed(resumed, steps=3, watcher=Quiet())
+    one, two = (load_checkpoint(folder / "model.safetensors").parts for folder in (whole, resumed))
+    states = [
+        torch.load(whole / "checkpoints" / f"{step:07d}.pt", weights_only=True)["task"]
+        for step in (1, 2, 3)
+    ]
+    moved = False
+    for part, state in one.items():
+        for key, tensor in state.items():
+            assert torch.equal(tensor, two[part][key]), f"{part}.{key}"
+            first, second, third = (s["networks"][part][key] for s in states)
+            if not tensor.is_floating_point():
+                assert torch.equal(tensor, third)
+                continue
+            # Decays 1/4 and 4/13 in iterations 2 and 3, as 0.5 would hold on to the start.
+            wanted = states[0]["average"][part][key]
+            for decay, new in ((3 / 12, second), (4 / 13, third)):
+                wanted = decay * wanted + (1 - decay) * new
+            assert torch.allclose(tensor, wanted, atol=1e-5), f"{part}.{key}"
+            moved |= not torch.equal(tensor, third)
+    assert moved
+
+
+def test_an_average_of_an_average_is_refused(tmp_path: Path) -> None:
+    for ema, match in ((0.9, "averages by itself"), (1.0, "less than 1"), (-0.1, "expected 0")):
+        with pytest.raises(UsageError, match=match):
+            training.start(tmp_path, tables={"run": {"ema": ema}}, watcher=Quiet())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_photo_goes_through_translate(
     name: str, trained: Mapping[str, Path], photo: Path, tmp_path: Path

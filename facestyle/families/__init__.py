@@ -102,9 +102,20 @@ class Task(Protocol):
     loop seeds torch's random state before each step, so that dropout is a function of it too.
     """
 
-    step_index: int
-    networks: dict[str, nn.Module]
-    optimisers: Optimisers
+    @property
+    def step_index(self) -> int:
+        """Iterations done."""
+        ...
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What learns, by name."""
+        ...
+
+    @property
+    def optimisers(self) -> Optimisers:
+        """Through which it learns."""
+        ...
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """One iteration in the published order; the losses by name. ``batch`` holds the items
@@ -120,7 +131,7 @@ class Task(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next iteration depends on."""
+        """All that the next iteration depends on; the networks' own as ``networks``."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -269,18 +269,21 @@ def _new_task(
     """A fresh task of this seed, and torch set to the run's arithmetic."""
     import torch
 
+    from facestyle.training.average import Averaged
+
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = run.precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = run.precision != "fp32"
-    return family.task(
+    task = family.task(
         config,
         len(pictures.domains),
         device=device,
         bf16=run.precision == "bf16",
         compile=run.compile,
     )
+    return Averaged(task, run.ema) if run.ema else task
 
 
 def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
@@ -314,7 +317,7 @@ def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
                 error.message,
                 f"a run begins with networks of its own sizes: set [{family.name}] to theirs",
             ) from None
-        for group in ("networks", "averages"):
+        for group in ("networks", "averages", "average"):
             if part in state.get(group, {}):
                 state[group][part] = tensors
     task.load_state_dict(state)

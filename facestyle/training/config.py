@@ -37,6 +37,9 @@ class RunConfig:
     precision: str = "fp32"
     """``fp32`` (the published arithmetic), ``tf32`` (a GPU's rounded float32 products) or
     ``bf16`` (autocast; norms, losses and gradient penalties in float32)."""
+    ema: float = 0.0
+    """Decay, an iteration, of a moving average of the weights, which then is the model; 0 takes
+    the last weights, as published. StarGAN v2 averages by itself: see its own table."""
     compile: bool = False
     """torch.compile the networks: a minute or two of waiting, then faster iterations."""
     threads: int = 0
@@ -99,6 +102,12 @@ def resolve(family: ModelFamily, preset: str, tables: Mapping[str, Any]) -> tupl
             raise UsageError(f"{name} is {value}, expected {least} or more")
     if run.precision not in PRECISIONS:
         raise UsageError(f"unknown precision '{run.precision}'", f"known: {', '.join(PRECISIONS)}")
+    if not 0 <= run.ema < 1:
+        raise UsageError(f"ema is {run.ema}, expected 0 to less than 1")
+    if run.ema and hasattr(config, "ema"):
+        raise UsageError(
+            f"[run] has an ema, and {family.name} averages by itself", f"set it in [{family.name}]"
+        )
     family.check(config)
     return run, config
 
