@@ -39,6 +39,7 @@ from facestyle.errors import FacestyleError
 from facestyle.families import family_named
 from facestyle.images import read_picture
 from facestyle.training import prepare
+from facestyle.training.config import resolve
 from facestyle.training.loop import Progress, Sheet, read_metrics
 from facestyle.translator import Edit, Style, Translator
 
@@ -51,104 +52,149 @@ SIDE = 160  # px of a picture on the sheet
 HALVES = ("train", "val")
 
 
+Tables = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One run. A later one begins with the networks of the one before, grown where its pictures
+    are twice as large."""
+
+    tables: Tables
+    """Settings beside the compact preset's, by table."""
+    data: str = ""
+    """Of ``data_of``; empty: the recipe's name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What one model is made of and how."""
 
     family: str
-    data: str
-    """Of ``DATA``."""
     about: str
     """For the card."""
     domains: str = ""
     licence: str = LICENCE
     """Of what is learned."""
-    small: Mapping[str, Mapping[str, Any]] | None = None
-    """Settings of a run at half the size on CelebA alone, from which the ``cpu`` one grows."""
-    cpu: Mapping[str, Mapping[str, Any]]
-    """Settings beside the compact preset's, by table."""
-    gpu: Mapping[str, Mapping[str, Any]]
+    cpu: Sequence[Stage]
+    gpu: Sequence[Stage]
 
 
 RECIPES = {
     "female-male": Recipe(
         family="stargan-v2",
-        data="female-male",
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
-        small={
-            "run": {"steps": 7_500},
-            "stargan-v2": {"mapping_lr": 2e-5, "diversity_steps": 6_500},
-        },
-        cpu={
-            "run": {"steps": 13_000, "batch_size": 8},
-            "stargan-v2": {
-                "image_size": 128,
-                "first_width": 16,
-                "mapping_lr": 2e-5,
-                "ema": 0.999,
-                "diversity": 0.3,
-                "diversity_steps": 12_000,
-            },
-        },
-        gpu={
-            "run": {"steps": 20_000, "batch_size": 32},
-            "stargan-v2": {
-                "image_size": 128,
-                "first_width": 32,
-                "max_width": 256,
-                "mapping_lr": 1e-5,
-                "diversity_steps": 18_000,
-                "r1_every": 4,
-                "augment": True,
-            },
-        },
+        cpu=(
+            Stage(
+                data="female-male-celeba",
+                tables={
+                    "run": {"steps": 7_500},
+                    "stargan-v2": {"mapping_lr": 2e-5, "diversity_steps": 6_500},
+                },
+            ),
+            Stage(
+                tables={
+                    "run": {"steps": 13_000, "batch_size": 8},
+                    "stargan-v2": {
+                        "image_size": 128,
+                        "first_width": 16,
+                        "mapping_lr": 2e-5,
+                        "ema": 0.999,
+                        "diversity": 0.3,
+                        "diversity_steps": 12_000,
+                    },
+                },
+            ),
+        ),
+        gpu=(
+            Stage(
+                tables={
+                    "run": {"steps": 20_000, "batch_size": 32},
+                    "stargan-v2": {
+                        "image_size": 128,
+                        "first_width": 32,
+                        "max_width": 256,
+                        "mapping_lr": 1e-5,
+                        "diversity_steps": 18_000,
+                        "r1_every": 4,
+                        "augment": True,
+                    },
+                },
+            ),
+        ),
     ),
     "portrait-anime": Recipe(
         family="ugatit",
-        data="portrait-anime",
         about=f"{CELEBA}; anime faces of no stated licence, 96 px",
         domains="portrait,anime",
-        cpu={
-            "run": {"steps": 14_000},
-            "ugatit": {"lr_fall_from": 7_000, "lr_fall_to": 14_000},
-        },
-        gpu={
-            "run": {"steps": 24_000, "batch_size": 16},
-            "ugatit": {
-                "image_size": 128,
-                "load_size": 140,
-                "global_layers": 7,
-                "lr": 2e-4,
-                "lr_fall_from": 12_000,
-                "lr_fall_to": 24_000,
-            },
-        },
+        cpu=(
+            Stage(
+                tables={
+                    "run": {"steps": 14_000, "ema": 0.998},
+                    "ugatit": {"lr_fall_from": 7_000, "lr_fall_to": 14_000},
+                },
+            ),
+        ),
+        gpu=(
+            Stage(
+                tables={
+                    "run": {"steps": 24_000, "batch_size": 16, "ema": 0.999},
+                    "ugatit": {
+                        "image_size": 128,
+                        "load_size": 140,
+                        "global_layers": 7,
+                        "lr": 2e-4,
+                        "lr_fall_from": 12_000,
+                        "lr_fall_to": 24_000,
+                    },
+                },
+            ),
+        ),
     ),
     "attributes": Recipe(
         family="stargan",
-        data="attributes",
         about=CELEBA,
         domains=ATTRIBUTES,
-        cpu={
-            "run": {"steps": 7_000},
-            "stargan": {"attention": 2.0, "constant_steps": 3_500, "decay_steps": 3_500},
-        },
-        gpu={
-            "run": {"steps": 40_000, "batch_size": 32},
-            "stargan": {
-                "image_size": 128,
-                "g_width": 48,
-                "g_blocks": 6,
-                "attention": 2.0,
-                "d_width": 64,
-                "d_layers": 6,
-                "n_critic": 5,
-                "constant_steps": 20_000,
-                "decay_steps": 20_000,
-            },
-        },
+        cpu=(
+            # It finds out where each attribute is, and overdoes it; then realness counts more.
+            Stage(
+                tables={
+                    "run": {"steps": 3_100},
+                    "stargan": {"attention": 2.0, "constant_steps": 3_500, "decay_steps": 0},
+                },
+            ),
+            Stage(
+                tables={
+                    "run": {"steps": 5_000, "ema": 0.998},
+                    "stargan": {
+                        "attention": 2.0,
+                        "classify": 0.3,
+                        "constant_steps": 1_000,
+                        "decay_steps": 4_000,
+                    },
+                },
+            ),
+        ),
+        gpu=(
+            Stage(
+                tables={
+                    "run": {"steps": 40_000, "batch_size": 32, "ema": 0.999},
+                    "stargan": {
+                        "image_size": 128,
+                        "g_width": 48,
+                        "g_blocks": 6,
+                        "attention": 2.0,
+                        "d_width": 64,
+                        "d_layers": 6,
+                        "n_critic": 5,
+                        "constant_steps": 20_000,
+                        "decay_steps": 20_000,
+                    },
+                },
+            ),
+        ),
     ),
 }
 
@@ -223,10 +269,10 @@ def data_of(name: str, faces: Path, work: Path) -> Path:
         "size": 128,
         "attributes": "attributes.csv",
     }
-    if name in ("female-male", "female-male-small"):
+    if name in ("female-male", "female-male-celeba"):
         by = {**celeba, "by": "Male:male,female"}
-        wide = crops(faces / "celeba10k.zip", work / "data" / "female-male-small", **by)
-        if name == "female-male-small":
+        wide = crops(faces / "celeba10k.zip", work / "data" / "female-male-celeba", **by)
+        if name == "female-male-celeba":
             return wide
         source = drawn_out(faces / "utk8k.zip", work / "data" / "utkface-wide")
         settings = {key: celeba[key] for key in ("align", "detector", "size")}
@@ -265,38 +311,40 @@ class Printed:
 
 
 def trained(name: str, options: argparse.Namespace) -> Path:
-    """The recipe's run folder, finished or stopped by a signal."""
-    recipe, data = RECIPES[name], data_of(name, options.faces, options.work)
-    if options.scale == "gpu":
-        return run(name, recipe, recipe.gpu, options, data)
-    origin = None
-    if recipe.small is not None:
-        wide = data_of(f"{name}-small", options.faces, options.work)
-        small = run(f"{name}-small", recipe, recipe.small, options, wide)
-        if not finished(small):
-            return small
-        origin = options.work / "runs" / f"{name}-grown"
-        if not origin.is_dir():
-            settings = training.config.resolve(family_named(recipe.family), "compact", recipe.cpu)
-            grown(small, settings[1], data, origin, options.seed)
-    return run(name, recipe, recipe.cpu, options, data, origin)
+    """The folder of the recipe's last run, or of one that a signal stopped."""
+    recipe = RECIPES[name]
+    folder, size = None, 0
+    for number, stage in enumerate(recipe.gpu if options.scale == "gpu" else recipe.cpu, 1):
+        data = data_of(stage.data or name, options.faces, options.work)
+        _, config = resolve(family_named(recipe.family), "compact", stage.tables)
+        if folder is not None and config.image_size == 2 * size:
+            origin = folder.with_name(f"{folder.name}-grown")
+            if not origin.is_dir():
+                grown(folder, config, data, origin, options.seed)
+            folder = origin
+        folder = run(f"{name}-stage{number}", recipe, stage, options, data, folder)
+        size = config.image_size
+        if not finished(folder):
+            return folder
+    assert folder is not None, "every recipe has a stage"
+    return folder
 
 
 def run(
     name: str,
     recipe: Recipe,
-    chosen: Mapping[str, Mapping[str, Any]],
+    stage: Stage,
     options: argparse.Namespace,
     data: Path,
-    origin: Path | None = None,
+    origin: Path | None,
 ) -> Path:
-    """Begin a run, go on with it, or leave it as it is where it is finished."""
+    """Begin a stage's run, go on with it, or leave it as it is where it is finished."""
     runs = options.work / "runs"
     if (folder := runs / f"{name}-1").is_dir():
         if not finished(folder):
             training.proceed(folder, watcher=Printed())
         return folder
-    steps = options.steps or chosen["run"]["steps"]
+    steps = options.steps or stage.tables["run"]["steps"]
     settings = {
         "precision": "bf16",
         "compile": True,
@@ -306,7 +354,7 @@ def run(
         "licence": recipe.licence,
         "about": recipe.about,
         "alignment": "celeba-square",
-        **chosen["run"],
+        **stage.tables["run"],
         "steps": steps,
         "domains": recipe.domains,
         "seed": options.seed,
@@ -316,7 +364,7 @@ def run(
         data,
         family=recipe.family,
         preset="compact",
-        tables={"run": settings, recipe.family: chosen[recipe.family]},
+        tables={**stage.tables, "run": settings},
         runs=runs,
         name=name,
         device=options.device,
@@ -384,7 +432,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/models"))
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, help="another length of the run")
+    parser.add_argument("--steps", type=int, help="another length of each run")
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
