@@ -13,7 +13,7 @@ seam       gradient across the edge of what was pasted, over the photo's own in 
 **Female and male, latent styles and references (StarGAN v2)**
 
 domain     share of results in which a classifier sees the domain that was asked for; it is
-           trained here, on UTKFace, which the model has never seen
+           trained here, on UTKFace, apart from the model, which may have seen the same pictures
 diversity  mean distance between ten latent styles of a photo, embedding and pixels (0 to 255)
 following  whether the face's colour follows the reference's
 

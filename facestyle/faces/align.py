@@ -51,7 +51,7 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
     # of a superellipse, and the share of it within which the mask is 1; at its edge it is 0.
     # An ellipse about the face, for models that repaint the background in a crop's corners too.
     # The eyes lie at 0.44 to 0.52, the chin at 0.9; the wide feather hides what is about them.
-    "face": ((0.50, 0.53), (0.46, 0.47), 2, 0.60),
+    "face": ((0.50, 0.53), (0.43, 0.47), 2, 0.60),
     # The crop up to its border, corners rounded: for models whose work is hair as well, and who
     # leave the background alone, or repaint everything in another manner.
     "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
