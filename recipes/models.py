@@ -57,8 +57,8 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One run. A later one begins with the networks of the one before, grown where its pictures
-    are twice as large."""
+    """One run. A later one begins with the networks of the one before, which grow where its
+    pictures are twice as large and their depth follows the size (StarGAN v2)."""
 
     tables: Tables
     """Settings beside the compact preset's, by table."""
@@ -130,10 +130,29 @@ RECIPES = {
         about=f"{CELEBA}; anime faces of no stated licence, 96 px",
         domains="portrait,anime",
         cpu=(
+            # A light network takes any size: four times the pictures at half of it first.
             Stage(
                 tables={
-                    "run": {"steps": 14_000, "ema": 0.998},
-                    "ugatit": {"lr_fall_from": 7_000, "lr_fall_to": 14_000},
+                    "run": {"steps": 8_000, "batch_size": 8},
+                    "ugatit": {
+                        "image_size": 32,
+                        "load_size": 36,
+                        "global_layers": 5,
+                        "local_layers": 4,
+                        "lr_fall_from": 8_000,
+                        "lr_fall_to": 16_000,
+                    },
+                },
+            ),
+            Stage(
+                tables={
+                    "run": {"steps": 12_000, "ema": 0.998},
+                    "ugatit": {
+                        "global_layers": 5,
+                        "local_layers": 4,
+                        "lr_fall_from": 2_000,
+                        "lr_fall_to": 12_000,
+                    },
                 },
             ),
         ),
@@ -167,12 +186,12 @@ RECIPES = {
             ),
             Stage(
                 tables={
-                    "run": {"steps": 5_000, "ema": 0.998},
+                    "run": {"steps": 8_000, "ema": 0.998},
                     "stargan": {
                         "attention": 2.0,
                         "classify": 0.3,
-                        "constant_steps": 1_000,
-                        "decay_steps": 4_000,
+                        "constant_steps": 3_500,
+                        "decay_steps": 4_500,
                     },
                 },
             ),
@@ -317,7 +336,7 @@ def trained(name: str, options: argparse.Namespace) -> Path:
     for number, stage in enumerate(recipe.gpu if options.scale == "gpu" else recipe.cpu, 1):
         data = data_of(stage.data or name, options.faces, options.work)
         _, config = resolve(family_named(recipe.family), "compact", stage.tables)
-        if folder is not None and config.image_size == 2 * size:
+        if folder is not None and recipe.family == "stargan-v2" and config.image_size > size:
             origin = folder.with_name(f"{folder.name}-grown")
             if not origin.is_dir():
                 grown(folder, config, data, origin, options.seed)
