@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from facestyle.cli import app
 from facestyle.cli.report import Reporter, reporting
 from facestyle.images import read_picture, read_recipe
+from facestyle.weights import index
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -424,6 +425,15 @@ def test_dry_run_tells_all_and_writes_nothing(here: Path, tiny_model: Path) -> N
     assert_one_clear_error(facestyle(*common, "-m", "femal-male"), 4, "did you mean 'female-male'")
 
 
+def test_without_a_model_the_shipped_one_that_knows_the_domain_is_taken(here: Path) -> None:
+    told = facestyle("translate", "a.jpg", "-d", "male", "--dry-run", "--json").stdout
+    assert json.loads(told.splitlines()[0])["model"] == "female-male"
+    for words in (["-d", "cat"], ["--set", "Bald"]):
+        result = facestyle("translate", "a.jpg", *words)
+        assert_one_clear_error(result, 2, f"no model that ships knows {words[1]}", "female, male")
+    assert files(here) == {"a.jpg"}
+
+
 # --- bad input ------------------------------------------------------------------------------
 
 
@@ -806,7 +816,8 @@ def test_doctor_finds_no_trouble_here() -> None:
     result = facestyle("doctor", "--json")
     facts = json.loads(result.stdout.splitlines()[0])
     assert facts["troubles"] == []
-    shipped = ("female-male", "female-male-onnx", "builtin")
+    shipped = [name for name, entry in index().items() if entry.shipped]
+    assert {"female-male", "female-male-onnx", "builtin"} <= set(shipped)
     assert facts["weights"] == dict.fromkeys(shipped, "verified")
     assert {"torch", "numpy", "pillow"} <= set(facts["packages"])
 

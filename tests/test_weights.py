@@ -26,7 +26,8 @@ import pytest
 
 from facestyle import weights
 from facestyle.card import ModelCard
-from facestyle.errors import CheckpointError, WeightsError
+from facestyle.checkpoint import load_checkpoint
+from facestyle.errors import CheckpointError, UsageError, WeightsError
 from facestyle.weights import WeightsEntry, download, entry_for, locate, resolve, verify
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes: several blocks
@@ -128,6 +129,20 @@ def files(folder: Path) -> list[str]:
 
 
 # --- The index -----------------------------------------------------------------------------------
+
+
+def test_a_model_that_ships_is_found_by_what_it_knows() -> None:
+    assert weights.shipped_model([]) == "female-male"
+    known = {name: e for name, e in weights.index().items() if e.knows}
+    for name, entry in known.items():
+        assert entry.shipped
+        card = load_checkpoint(resolve(name)).card
+        assert card is not None
+        assert card.domains == entry.knows
+        assert all(weights.shipped_model([domain]) == name for domain in entry.knows)
+        assert weights.shipped_model(entry.knows) == name
+    with pytest.raises(UsageError, match=r"no model that ships knows cat.*female, male.*--model"):
+        weights.shipped_model(["cat"])
 
 
 def test_index_is_sound() -> None:
