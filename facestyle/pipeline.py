@@ -47,14 +47,18 @@ def restyle(
     """
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
     results_NHWC = translate_crops(aligned, model, style)
-    detail = usual_detail(model.card.alignment) if detail is None else detail
+    if detail is None:
+        detail = usual_detail(model.card.alignment, model.card.pasted)
     return paste_all(picture_HWC, aligned, results_NHWC, detail=detail)
 
 
-def usual_detail(template: str) -> float:
-    """``DETAIL`` for aligned faces. A ready crop may be a drawing that becomes a face: nothing
-    of the drawing is to stay."""
-    return 0.0 if template == "none" else DETAIL
+def usual_detail(template: str, pasted: str) -> float:
+    """``DETAIL`` for faces. Of a model that changes hair too, all of the change: a new colour is
+    no edge of the photo's. A ready crop may be a drawing that becomes a face: nothing of the
+    drawing is to stay."""
+    if template == "none":
+        return 0.0
+    return DETAIL if pasted == "face" else 0.5
 
 
 def aligned_faces(

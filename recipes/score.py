@@ -67,7 +67,6 @@ import torch
 from sheets import table, write_sheet
 
 import facestyle
-from facestyle.faces.align import DETAIL
 from facestyle.faces.yunet import YuNetDetector
 from facestyle.translator import model_file
 
@@ -98,8 +97,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add(
         "--detail",
         type=float,
-        default=DETAIL,
-        help="of the photo that stays, see facestyle.restyle",
+        help="of the photo that stays, see facestyle.restyle (default: what users get)",
     )
     add("--seed", type=int, default=0, help="of the classifier's training")
     add("--threads", type=int, default=1)

@@ -10,8 +10,8 @@ import pytest
 from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
-from facestyle.faces.align import align, paste_mask, template_points
-from facestyle.pipeline import reference_style, restyle
+from facestyle.faces.align import DETAIL, align, paste_mask, template_points
+from facestyle.pipeline import reference_style, restyle, usual_detail
 from facestyle.translator import Translator
 
 SIDE = 64
@@ -86,6 +86,11 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
     assert np.array_equal(output[mask == 0], picture[mask == 0])
     change = output.astype(int) - picture
     assert 30 < change[mask > 0.99].mean() < 45  # 0.3 in [-1, 1] is 38 in [0, 255]
+
+
+def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
+    assert usual_detail("celeba", "face") == DETAIL > usual_detail("celeba", "crop") > 0
+    assert usual_detail("none", "face") == usual_detail("none", "crop") == 0
 
 
 def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:

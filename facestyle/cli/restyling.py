@@ -327,7 +327,8 @@ class _Session:
 
         self.wish = wish
         self.template = template_of(wish, translator)
-        self.detail = usual_detail(self.template) if wish.detail is None else wish.detail
+        usual = usual_detail(self.template, translator.card.pasted)
+        self.detail = usual if wish.detail is None else wish.detail
         self.translator = translator
         self.detector = detector
         self.styles = styles
