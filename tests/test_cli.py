@@ -381,7 +381,8 @@ def test_an_option_without_effect_is_said_to_have_none(here: Path, tiny_model: P
 def test_detail_is_the_pipelines_own_unless_given(here: Path, tiny_model: Path) -> None:
     from facestyle.faces.align import DETAIL
 
-    assert f"(default: {DETAIL}; 0.5 for changes of hair)" in " ".join(facestyle("translate", "-h").stdout.split())
+    told = " ".join(facestyle("translate", "-h").stdout.split())
+    assert f"(default: {DETAIL}; 0.5 for changes of hair)" in told
     common = ("translate", "a.jpg", "-d", "male", "-m", tiny_model)
     for name, options in (
         ("1.png", []),
