@@ -96,7 +96,7 @@ RECIPES = {
             ),
             Stage(
                 tables={
-                    "run": {"steps": 13_000, "batch_size": 8},
+                    "run": {"steps": 8_400, "batch_size": 8},
                     "stargan-v2": {
                         "image_size": 128,
                         "first_width": 16,
@@ -186,12 +186,12 @@ RECIPES = {
             ),
             Stage(
                 tables={
-                    "run": {"steps": 8_000, "ema": 0.998},
+                    "run": {"steps": 7_200, "ema": 0.998},
                     "stargan": {
                         "attention": 2.0,
-                        "classify": 0.3,
-                        "constant_steps": 3_500,
-                        "decay_steps": 4_500,
+                        "classify": 0.6,
+                        "constant_steps": 4_500,
+                        "decay_steps": 2_700,
                     },
                 },
             ),

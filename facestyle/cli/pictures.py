@@ -46,7 +46,7 @@ Detail = Annotated[
         "--detail",
         min=0,
         max=1,
-        help="How much of the photo's fine detail stays (default: 0.68; 0.5 for changes of hair).",
+        help="How much of the photo's fine detail stays (default: 0.65; 0.5 for changes of hair).",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo results that exist.")]

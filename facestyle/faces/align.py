@@ -56,7 +56,7 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
     # leave the background alone, or repaint everything in another manner.
     "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
 }
-DETAIL = 0.68  # where style and person balance on portraits, by recipes/score.py
+DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
