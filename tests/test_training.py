@@ -23,7 +23,7 @@ from PIL import Image
 import facestyle
 from facestyle import training
 from facestyle.card import ModelCard
-from facestyle.checkpoint import load_checkpoint
+from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
 from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
@@ -331,6 +331,19 @@ def test_a_run_begins_with_the_networks_of_another(data: Path, tmp_path: Path) -
     key = "main.0.weight"
     fresh = of_model["networks"]["discriminator"][key]
     assert not torch.equal(fresh, state["networks"]["discriminator"][key])
+
+
+def test_an_origins_landmark_network_is_left_aside(data: Path, tmp_path: Path) -> None:
+    """Published face models carry one, and nothing trains it."""
+    first = start(data, tmp_path / "runs").folder
+    model = load_checkpoint(first / "model.safetensors")
+    assert model.card is not None
+    path = tmp_path / "with-fan.safetensors"
+    save_model(path, {**model.parts, "fan": {"conv1.weight": torch.zeros(1)}}, model.card)
+    tables = {"run": {**RUN, "steps": 1}, "stargan-v2": TINY}
+    assert training.start(
+        data, tables=tables, runs=tmp_path / "runs", origin=path, watcher=Quiet()
+    ).finished
 
 
 def test_an_origin_that_does_not_fit_is_refused_before_a_run_is_made(

@@ -309,6 +309,8 @@ def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
     if found != family.name:
         raise UsageError(f"{origin} is of family {found}, this run's is {family.name}")
     state = task.state_dict()
+    # Companions that nothing trains, a landmark network, come with the task itself.
+    parts = {part: tensors for part, tensors in parts.items() if part in state["networks"]}
     for part, tensors in parts.items():
         try:
             check_fit(path, part, tensors, state["networks"][part])
