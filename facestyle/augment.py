@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHIFT = 1 / 8  # of the side, at most
+BRIGHTNESS, SATURATION = 0.2, 0.4  # of ``moved``, at most
 
 
 def diff_augment(x_NCHW: Tensor) -> Tensor:
@@ -48,3 +49,24 @@ def shifted(x_NCHW: Tensor, down_N: Tensor, right_N: Tensor) -> Tensor:
 def _drawn_shifts(x_NCHW: Tensor, dim: int) -> Tensor:
     most = round(x_NCHW.shape[dim] * SHIFT)
     return torch.randint(-most, most + 1, (len(x_NCHW),), device=x_NCHW.device)
+
+
+def moved(x_NCHW: Tensor) -> Tensor:
+    """Each picture a little brighter or darker, more or less colourful, and shifted with its
+    border drawn out; the same shape. Mild, for a discriminator to which colour matters."""
+    samples, _, height, width = x_NCHW.shape
+
+    def drawn(most: float) -> Tensor:
+        random_N111 = torch.rand(samples, 1, 1, 1, device=x_NCHW.device, dtype=x_NCHW.dtype)
+        return most * (2 * random_N111 - 1)
+
+    x = x_NCHW + drawn(BRIGHTNESS)
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + (x - grey) * (1 + drawn(SATURATION))
+    margin = round(max(height, width) * SHIFT)
+    wide = F.pad(x, (margin,) * 4, mode="replicate")
+    # Slices, not one gather: its gradient takes as long as a convolution's on a CPU.
+    corners = torch.randint(0, 2 * margin + 1, (samples, 2)).tolist()
+    return torch.stack(
+        [wide[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(corners)]
+    )

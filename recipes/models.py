@@ -76,6 +76,8 @@ class Recipe:
     domains: str = ""
     licence: str = LICENCE
     """Of what is learned."""
+    alignment: str = "celeba-square"
+    """Of the pictures, see ``facestyle.faces.align``."""
     cpu: Sequence[Stage]
     gpu: Sequence[Stage]
 
@@ -129,18 +131,24 @@ RECIPES = {
         family="ugatit",
         about=f"{CELEBA}; anime faces of no stated licence, 96 px",
         domains="portrait,anime",
+        alignment="anime",
         cpu=(
             # A light network takes any size: four times the pictures at half of it first.
             Stage(
                 tables={
-                    "run": {"steps": 8_000, "batch_size": 8},
+                    "run": {"steps": 4_000, "batch_size": 8},
                     "ugatit": {
                         "image_size": 32,
                         "load_size": 36,
+                        "width": 24,
+                        "blocks": 3,
                         "global_layers": 5,
                         "local_layers": 4,
-                        "lr_fall_from": 8_000,
-                        "lr_fall_to": 16_000,
+                        "lr": 4e-4,
+                        "identity": 5.0,
+                        "cam": 10.0,
+                        "lr_fall_from": 4_000,
+                        "lr_fall_to": 8_000,
                     },
                 },
             ),
@@ -174,24 +182,28 @@ RECIPES = {
     ),
     "attributes": Recipe(
         family="stargan",
-        about=CELEBA,
+        about="Aligned CelebA crops, an 89 px square with the hair",
         domains=ATTRIBUTES,
+        alignment="celeba",
         cpu=(
-            # It finds out where each attribute is, and overdoes it; then realness counts more.
             Stage(
                 tables={
-                    "run": {"steps": 3_100},
-                    "stargan": {"attention": 2.0, "constant_steps": 3_500, "decay_steps": 0},
-                },
-            ),
-            Stage(
-                tables={
-                    "run": {"steps": 7_200, "ema": 0.998},
+                    "run": {"steps": 5_000, "ema": 0.995},
                     "stargan": {
-                        "attention": 2.0,
-                        "classify": 0.6,
-                        "constant_steps": 4_500,
-                        "decay_steps": 2_700,
+                        "attention": 0.5,
+                        "judge": "attributes",
+                        "warmup_steps": 1_000,
+                        "n_critic": 1,
+                        "g_lr": 3e-4,
+                        "d_lr": 4e-4,
+                        "beta1": 0.0,
+                        "beta2": 0.99,
+                        "classify": 0.3,
+                        "reconstruct": 5.0,
+                        "reconstruct_every": 4,
+                        "penalty": 1.0,
+                        "constant_steps": 3_000,
+                        "decay_steps": 2_000,
                     },
                 },
             ),
@@ -297,13 +309,14 @@ def data_of(name: str, faces: Path, work: Path) -> Path:
         settings = {key: celeba[key] for key in ("align", "detector", "size")}
         tight = crops(source, work / "data" / "utkface", **settings)
         return together(work / "data" / name, {"celeba": wide, "utkface": tight})
-    listed = crops(faces / "celeba10k.zip", work / "data" / "attributes", **celeba)
     if name == "attributes":
-        return listed
-    anime = crops(
-        faces / "anime4k.zip", work / "data" / "anime", align="none", detector="", size=96
-    )
-    return side_by_side(work / "data" / name, {"portrait": listed, "anime": anime})
+        celeba |= {"align": RECIPES[name].alignment}
+        return crops(faces / "celeba10k.zip", work / "data" / name, **celeba)
+    folders = {kind: work / "data" / kind for kind in ("portrait", "anime")}
+    celeba |= {"align": RECIPES[name].alignment}
+    crops(faces / "celeba10k.zip", folders["portrait"], **celeba)
+    crops(faces / "anime4k.zip", folders["anime"], align="none", detector="", size=96)
+    return side_by_side(work / "data" / name, folders)
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -365,14 +378,14 @@ def run(
         return folder
     steps = options.steps or stage.tables["run"]["steps"]
     settings = {
-        "precision": "bf16",
-        "compile": True,
+        "precision": options.precision,
+        "compile": options.precision == "bf16",
         "workers": max(1, min(8, (os.cpu_count() or 1) - 1)),
         "sample_every": max(1, steps // 20),
         "save_every": max(1, steps // 40),
         "licence": recipe.licence,
         "about": recipe.about,
-        "alignment": "celeba-square",
+        "alignment": recipe.alignment,
         **stage.tables["run"],
         "steps": steps,
         "domains": recipe.domains,
@@ -451,6 +464,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/models"))
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="bf16", help="fp32 on a CPU without bfloat16")
     parser.add_argument("--steps", type=int, help="another length of each run")
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--threads", type=int, default=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from facestyle.augment import SHIFT, diff_augment, shifted
+from facestyle.augment import BRIGHTNESS, SHIFT, diff_augment, moved, shifted
 
 
 def pictures(*shape: int) -> Tensor:
@@ -45,3 +45,20 @@ def test_it_has_first_and_second_derivatives() -> None:
     (gradient,) = torch.autograd.grad(same(x).square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(gradient.square().sum(), x)
     assert second.abs().sum() > 0
+
+
+def test_moved_pictures_draw_their_border_out_and_keep_their_colour_nearly() -> None:
+    plain = torch.tensor([0.3, 0.0, -0.3])[None, :, None, None].expand(16, 3, 16, 16)
+    torch.manual_seed(0)
+    changed = moved(plain)
+    assert torch.allclose(changed, changed[:, :, :1, :1].expand_as(changed))  # no black border
+    assert float((changed.mean(dim=(1, 2, 3))).abs().max()) <= BRIGHTNESS + 1e-6
+    assert (changed[:, 0] > changed[:, 1]).all()
+    assert (changed[:, 1] > changed[:, 2]).all()
+    spot = torch.zeros(32, 3, 16, 16)
+    spot[:, :, 8, 8] = 1
+    places = {int(p) for p in moved(spot)[:, 0].flatten(1).argmax(dim=1)}
+    assert len(places) > 8
+    rows, columns = {p // 16 for p in places}, {p % 16 for p in places}
+    assert max(rows | columns) <= 8 + 16 * SHIFT
+    assert min(rows | columns) >= 8 - 16 * SHIFT

@@ -26,16 +26,22 @@ from facestyle.families.stargan.networks import (
     Classifier,
     Discriminator,
     Generator,
+    InstanceNorm,
+    ResidualBlock,
     discriminator_sizes,
     generator_sizes,
 )
 from facestyle.families.stargan.objective import (
+    R1_EVERY,
     Config,
     Task,
     ailments,
     classification_loss,
     gradient_penalty,
+    judged,
     learning_rate_factor,
+    one_changed,
+    r1_penalty,
     roughness,
 )
 from facestyle.training.config import resolve
@@ -639,6 +645,8 @@ def test_own_file_and_published_files_load_back(half: bool, tmp_path: Path) -> N
 class FakePictures:
     """What ``sample`` asks of the attributes layout."""
 
+    domains = CELEBA
+
     def load_labelled(
         self, rng: np.random.Generator, side: int, crop: int
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -675,6 +683,9 @@ def test_an_item_is_a_function_of_its_random_stream() -> None:
         {"g_width": 0},
         {"g_blocks": -1},
         {"crop": -1},
+        {"judge": "nobody"},
+        {"warmup_steps": -1},
+        {"reconstruct_every": 0},
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any]) -> None:
@@ -716,14 +727,23 @@ def test_the_papers_settings() -> None:
 # --- Attention -------------------------------------------------------------------------------
 
 
+def smooth(x_N1HW: Tensor) -> Tensor:
+    """The mean over 5 × 5 px, of those that the picture has."""
+    ones = torch.ones(1, 1, 5, 5)
+    total = nn.functional.conv2d(x_N1HW, ones, padding=2)
+    return total / nn.functional.conv2d(torch.ones_like(x_N1HW), ones, padding=2)
+
+
 def test_attention_leaves_what_it_does_not_paint() -> None:
     torch.manual_seed(0)
     generator = Generator(labels=2, width=8, blocks=1, channels=4).eval()
     x, label = torch.rand(2, 3, 16, 16) * 2 - 1, torch.ones(2, 2)
     with torch.inference_mode():
         picture, attention = generator.attentive(x, label)
-        raw = generator.main(torch.cat([x, label[:, :, None, None].expand(-1, -1, 16, 16)], 1))
-        assert torch.equal(attention, 0.5 + 0.5 * raw[:, 3:])
+        raw = torch.cat([x, label[:, :, None, None].expand(-1, -1, 16, 16)], 1)
+        for step in generator.main:
+            raw = step(raw, label) if isinstance(step, InstanceNorm | ResidualBlock) else step(raw)
+        assert torch.allclose(attention, smooth(0.5 + 0.5 * raw[:, 3:]), atol=1e-6)
         wanted = attention * raw[:, :3] + (1 - attention) * x
         assert torch.allclose(picture, wanted, atol=1e-6)
         assert torch.equal(generator(x, label), picture)
@@ -743,29 +763,136 @@ def test_roughness_is_the_mean_step_between_neighbours() -> None:
     assert float(roughness(torch.full((2, 1, 4, 4), 0.3))) == 0
 
 
-def test_a_model_with_attention_is_known_by_its_tensors(tmp_path: Path) -> None:
-    """Trained, saved, loaded: the fourth channel is there, and published sizes have three."""
-    config = replace(
-        Config(), image_size=16, g_width=4, g_blocks=1, d_width=4, d_layers=2, n_critic=1,
-        attention=1.0,
+def test_a_conditional_norm_follows_the_labels() -> None:
+    torch.manual_seed(0)
+    norm = InstanceNorm(4, labels=2)
+    assert norm.by_label is not None
+    x, label = torch.randn(2, 4, 8, 8), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    plain, moved = norm(x, label)
+    assert torch.allclose(plain, InstanceNorm(4)(x, label)[0], atol=1e-6)
+    more, up = norm.by_label.weight[:, 0].chunk(2)
+    assert torch.allclose(moved.mean(dim=(1, 2)), up, atol=1e-5)
+    assert torch.allclose(moved.std(dim=(1, 2), correction=0), (1 + more).abs(), atol=1e-3)
+
+
+# --- Judged by attribute ---------------------------------------------------------------------
+
+
+def by_attribute(**changes: Any) -> Config:
+    """Small, attentive, judged by attribute."""
+    settings: dict[str, Any] = {
+        "image_size": 16, "g_width": 4, "g_blocks": 1, "d_width": 4, "d_layers": 2,
+        "n_critic": 1, "attention": 1.0, "judge": "attributes", "constant_steps": 400,
+    }  # fmt: skip
+    return replace(Config(), **settings | changes)
+
+
+def labelled_batch(count: int = 2) -> dict[str, Tensor]:
+    """Two pictures with two attributes, of each of which one is to change."""
+    random = torch.Generator().manual_seed(0)
+    return {
+        "x_NCHW": torch.rand(count, 3, 16, 16, generator=random) * 2 - 1,
+        "label_NA": torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+        "target_NA": torch.tensor([[1.0, 1.0], [1.0, 1.0]]),
+        "alpha_N111": torch.rand(count, 1, 1, 1, generator=random),
+    }
+
+
+def test_one_attribute_changes_and_of_a_group_one_is_on() -> None:
+    rng = np.random.default_rng(0)
+    before = np.array([0, 1, 0, 0, 1], np.float32)  # the first three are one group
+    after = np.stack([one_changed(before, [[0, 1, 2]], rng) for _ in range(200)])
+    assert (before == (0, 1, 0, 0, 1)).all()
+    alone = (after[:, :3] == before[:3]).all(axis=1)
+    assert ((after[alone][:, 3:] != before[3:]).sum(axis=1) == 1).all()
+    assert (after[:, :3].sum(axis=1) == 1).all()
+    assert (after[~alone][:, 3:] == before[3:]).all()
+    assert {tuple(row) for row in after[~alone][:, :3]} == {(1, 0, 0), (0, 0, 1)}
+    # Nobody has one of the group yet: any of them may come.
+    bald = np.zeros(5, np.float32)
+    came = {tuple(one_changed(bald, [[0, 1, 2]], rng)[:3]) for _ in range(100)}
+    assert came == {(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)}
+
+
+def test_each_attribute_has_two_judgements() -> None:
+    # Of two attributes: lacks a, lacks b, has a, has b; patches are averaged.
+    realness = torch.tensor([1.0, 2.0, 3.0, 4.0])[None, :, None, None].repeat(2, 1, 2, 2)
+    realness[:, :, 0] += 1
+    realness[:, :, 1] -= 1
+    label = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert judged(realness, label).tolist() == [[1.0, 4.0], [3.0, 2.0]]
+
+
+def test_r1_of_a_linear_judge_is_half_its_squared_slope() -> None:
+    x = torch.rand(3, 1, 2, 2).requires_grad_()
+    slope = torch.tensor([1.0, 3.0])
+    judgement = x.sum(dim=(1, 2, 3))[:, None] * slope
+    assert float(r1_penalty(judgement, x)) == pytest.approx(0.5 * 4 * 2.0**2)
+
+
+def test_first_the_judge_learns_alone_then_both() -> None:
+    torch.manual_seed(0)
+    task = Task(by_attribute(warmup_steps=2, reconstruct_every=2), 2)
+    batch, before = labelled_batch(), weights_of_task(task)
+    losses = [task.step(batch) for _ in range(2)]
+    assert all(name.startswith("D/") for step in losses for name in step)
+    assert torch.equal(weights_of_task(task)["G"], before["G"])
+    assert not torch.equal(weights_of_task(task)["D"], before["D"])
+    losses += [task.step(batch) for _ in range(7)]
+    assert not torch.equal(weights_of_task(task)["G"], before["G"])
+    assert ["D/r1" in step for step in losses] == [i % R1_EVERY == 0 for i in range(9)]
+    assert ["G/rec" in step for step in losses] == [False, False, False, *[True, False] * 3]
+
+
+def weights_of_task(task: Task) -> dict[str, Tensor]:
+    """Each network's weights in one row."""
+    return {
+        part: torch.cat([p.detach().reshape(-1) for p in network.parameters()])
+        for part, network in task.networks.items()
+    }
+
+
+def test_a_judge_by_attribute_teaches_it_too() -> None:
+    """Bright where the label says so, the other attribute stays: no classification at all."""
+    config = by_attribute(
+        g_width=8, d_width=8, g_lr=2e-3, d_lr=2e-3, beta1=0.0, beta2=0.99, warmup_steps=40,
+        classify=0.0, reconstruct=2.0, penalty=0.1, attention=0.01,
     )  # fmt: skip
     torch.manual_seed(0)
-    task = Task(config, 2)
-    rng = np.random.default_rng(0)
-    batch = {
-        "x_NCHW": torch.from_numpy(rng.uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)),
-        "label_NA": torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
-        "target_NA": torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
-        "alpha_N111": torch.rand(2, 1, 1, 1),
-    }
+    task = Task(config, 1)
+    noise = torch.Generator().manual_seed(0)
+
+    def pictures(label_NA: Tensor) -> Tensor:
+        grain = torch.rand(len(label_NA), 3, 16, 16, generator=noise) - 0.5
+        return 0.6 * grain + 0.5 * (2 * label_NA[:, :, None, None] - 1)
+
+    for _ in range(200):
+        label, target = torch.randint(2, (2, 8, 1), generator=noise).float()
+        task.step({"x_NCHW": pictures(label), "label_NA": label, "target_NA": target})
+    label = torch.tensor([[0.0], [1.0]])
+    with torch.inference_mode():
+        made = task.networks["G"](pictures(label), 1 - label).mean(dim=(1, 2, 3))
+    assert float(made[0]) > 0.2
+    assert float(made[1]) < -0.2
+
+
+@pytest.mark.parametrize("judge", ["whole", "attributes"])
+def test_a_model_with_attention_is_known_by_its_tensors(judge: str, tmp_path: Path) -> None:
+    """Trained, saved, loaded: the fourth channel is there, and published sizes have three."""
+    config = by_attribute(judge=judge)
+    torch.manual_seed(0)
+    task, batch = Task(config, 2), labelled_batch()
     assert task.step(batch)["G/rough"] > 0
     path = tmp_path / "model.safetensors"
     save_model(path, task.model_parts(), FAMILY.new_card(config, ("a", "b")))
     checkpoint = load_checkpoint(path)
-    generator = FAMILY.modules(checkpoint, checkpoint.card)["generator"]  # type: ignore[arg-type]
+    modules = FAMILY.modules(checkpoint, checkpoint.card)  # type: ignore[arg-type]
+    x, target = batch["x_NCHW"], batch["target_NA"]
+    for network in task.networks.values():
+        network.to(memory_format=torch.contiguous_format)  # in which files are loaded
     with torch.inference_mode():
-        found = generator(batch["x_NCHW"], batch["target_NA"])
-        assert torch.equal(found, task.networks["G"](batch["x_NCHW"], batch["target_NA"]))
+        assert torch.equal(modules["generator"](x, target), task.networks["G"](x, target))
+        assert torch.equal(modules["classifier"](x), task.networks["D"](x)[1])
     assert "G/rough" not in Task(replace(config, attention=0.0), 2).step(batch)
 
 

@@ -31,6 +31,10 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
     # The same pictures cut to a tighter 144 px square with left, top at (16, 48).
     "celeba-square":
         ((0.3705, 0.4450), (0.6404, 0.4433), (0.5037, 0.6102), (0.3933, 0.7292), (0.6248, 0.7268)),
+    # The same pictures cut to 160 px, the eyes as high as a drawn face has them: where anime
+    # pictures, cut around hair and chin, have eyes, mouth and chin on the mean of 4,000.
+    "anime":
+        ((0.3785, 0.4130), (0.6215, 0.4115), (0.4984, 0.5617), (0.3991, 0.6688), (0.6074, 0.6666)),
     # FFHQ at 512 px: the five points in common use for restoration (GFPGAN, facexlib).
     "ffhq-512":
         ((0.3769, 0.4686), (0.6229, 0.4691), (0.5013, 0.6133), (0.3931, 0.7254), (0.6115, 0.7249)),

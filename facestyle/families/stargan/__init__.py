@@ -40,6 +40,8 @@ ALTERNATIVES = (  # names, in lower case, of which a face has one at a time
 )
 UNUSED = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}  # statistics, fresh
 
+MAY_BE_0 = ("blocks", "conditional")  # of the sizes that tensors tell
+
 # What differs from the paper in each preset. "compact" learns on two CPU cores.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "paper": {
@@ -187,12 +189,16 @@ class StarGAN:
                 f"image_size is {config.image_size}, expected a multiple of 4 "
                 f"from {least} with {config.d_layers} discriminator layers",
             )
-        for name in ("g_width", "d_width", "d_layers", "n_critic"):
+        for name in ("g_width", "d_width", "d_layers", "n_critic", "reconstruct_every"):
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
-        for name in ("g_blocks", "attention", "crop", "constant_steps", "decay_steps"):
+        for name in (
+            "g_blocks", "attention", "crop", "warmup_steps", "constant_steps", "decay_steps",
+        ):  # fmt: skip
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
+        if config.judge not in ("whole", "attributes"):
+            raise UsageError(f"unknown judge '{config.judge}'", "known: whole, attributes")
         if config.labels not in ("attributes", "one-hot"):
             raise UsageError(f"unknown labels '{config.labels}'", "known: attributes, one-hot")
 
@@ -214,7 +220,10 @@ class StarGAN:
         """See ``ModelFamily.sample``."""
         from facestyle.families.stargan.objective import draw_item
 
-        return draw_item(pictures, config, rng)
+        names = pictures.domains
+        groups = [group.split(",") for group in _exclusive([names])]
+        exclusive = [[names.index(name) for name in group] for group in groups]
+        return draw_item(pictures, config, exclusive, rng)
 
     def task(self, config: Config, domains: int, *, device: str, bf16: bool, compile: bool) -> Task:
         """See ``ModelFamily.task``."""
@@ -270,7 +279,7 @@ def _networks(checkpoint: Checkpoint) -> _Networks:
         file, _, state = states[part]
         try:
             sizes[part] = read({key: tuple(tensor.shape) for key, tensor in state.items()})
-            if min(v for name, v in sizes[part].items() if name != "blocks") < 1:
+            if min(v for name, v in sizes[part].items() if name not in MAY_BE_0) < 1:
                 raise ValueError("a width is 0")
         except (KeyError, IndexError, ValueError) as error:
             raise CheckpointError(

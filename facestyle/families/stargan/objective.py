@@ -10,7 +10,7 @@ Knows nothing of files or attributes' names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.augment import moved
 from facestyle.families.stargan.networks import (
     ATTENTIVE,
     PAINTED,
@@ -27,6 +28,8 @@ from facestyle.families.stargan.networks import (
     Generator,
 )
 from facestyle.updates import Optimisers
+
+R1_EVERY = 8  # iterations between two R1 penalties, each as heavy as all (StyleGAN2, appendix B)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,9 @@ class Config:
     """The generator's residual blocks."""
     attention: float = 0.0
     """Above 0 the generator says where it paints and leaves the face as it is elsewhere
-    (GANimation); this is the weight of its roughness, from 0 up over ``constant_steps``, for
-    one that is smooth from the start paints nowhere. Not the published way."""
+    (GANimation), and its norms follow the labels; this is the weight of the roughness of where,
+    from 0 up over ``constant_steps``, for one that is smooth from the start paints nowhere. Not
+    the published way."""
     d_width: int = 64
     """Channels of the discriminator's first convolution."""
     d_layers: int = 6
@@ -61,6 +65,13 @@ class Config:
     """Adam's second moment."""
     n_critic: int = 5
     """The generator steps every N-th iteration."""
+    judge: str = "whole"
+    """What D says of a picture: ``whole``, one realness (WGAN-GP, the published way); or
+    ``attributes``, for each of them whether it is a real picture that has it, or one that lacks
+    it, as StarGAN v2's judges by domain: for few pictures and few iterations. Then half of the
+    targets change one attribute alone, D sees augmented pictures and its penalty is R1."""
+    warmup_steps: int = 0
+    """Iterations first in which D alone learns, from pictures under wrong labels."""
     constant_steps: int = 100_000
     """Iterations at the full learning rates."""
     decay_steps: int = 100_000
@@ -69,23 +80,65 @@ class Config:
     """Weight of the classification loss."""
     reconstruct: float = 10.0
     """Weight of the reconstruction loss."""
+    reconstruct_every: int = 1
+    """The reconstruction is computed at every N-th of the generator's steps: it costs half."""
     penalty: float = 10.0
     """Weight of the gradient penalty."""
 
 
-def draw_item(pictures: Any, config: Config, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One picture, the attributes of another picture as its target, and its alpha.
+def draw_item(
+    pictures: Any, config: Config, exclusive: Sequence[Sequence[int]], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """One picture, its target and its alpha.
 
     The published targets are the batch's labels permuted; labels of random pictures have the
     same distribution and leave an item independent of its batch.
+
+    Args:
+        exclusive: groups of attributes of which a face has one at a time.
     """
     x_CHW, label_A = pictures.load_labelled(rng, config.image_size, config.crop)
+    target_A = pictures.label(rng)
+    if config.judge == "attributes" and rng.random() < 0.5:
+        target_A = one_changed(label_A, exclusive, rng)
     return {
         "x_NCHW": x_CHW,
         "label_NA": label_A,
-        "target_NA": pictures.label(rng),
+        "target_NA": target_A,
         "alpha_N111": rng.random((1, 1, 1), np.float32),
     }
+
+
+def one_changed(
+    label_A: np.ndarray, exclusive: Sequence[Sequence[int]], rng: np.random.Generator
+) -> np.ndarray:
+    """The label with another value of one attribute; of an exclusive group, another one on."""
+    changed_A = label_A.copy()
+    which = int(rng.integers(len(label_A)))
+    for group in exclusive:
+        if which in group:
+            which = int(rng.choice([one for one in group if not label_A[one]] or [which]))
+            changed_A[list(group)] = 0
+    changed_A[which] = 1 - label_A[which]
+    return changed_A
+
+
+def judged(realness_NJhw: Tensor, label_NA: Tensor) -> Tensor:
+    """(N, A): what D says of each attribute as the label has it, mean over the patches."""
+    lacking_NA, having_NA = realness_NJhw.mean(dim=(2, 3)).chunk(2, dim=1)
+    return torch.where(label_NA > 0.5, having_NA, lacking_NA)
+
+
+def realness_loss(judged_NA: Tensor, real: bool) -> Tensor:
+    """Cross-entropy toward real or fake, elementwise (StarGAN v2, Choi et al., CVPR 2020)."""
+    return F.softplus(-judged_NA if real else judged_NA)
+
+
+def r1_penalty(judged_NA: Tensor, x_NCHW: Tensor) -> Tensor:
+    """Half the squared gradient at real pictures, mean over the batch (Mescheder et al., ICML
+    2018), of the mean judgement."""
+    (gradient,) = torch.autograd.grad(judged_NA.mean(dim=1).sum(), x_NCHW, create_graph=True)
+    return 0.5 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
 def classification_loss(logits_NA: Tensor, label_NA: Tensor, *, one_hot: bool) -> Tensor:
@@ -171,16 +224,18 @@ class Task:
             width=config.g_width,
             blocks=config.g_blocks,
             channels=ATTENTIVE if config.attention else PAINTED,
+            conditional=config.attention > 0,
         )
         self._discriminator = Discriminator(
             attributes=domains,
             width=config.d_width,
             layers=config.d_layers,
             kernel=config.image_size >> config.d_layers,
+            judgements=1 if config.judge == "whole" else 2 * domains,
         )
         self.networks: dict[str, nn.Module] = {"G": self._generator, "D": self._discriminator}
         # In fp32 on a CPU torch's own layout, in which it gives the published program's numbers.
-        plain = self.device.type == "cpu" and not (compile or bf16)
+        plain = self.device.type == "cpu" and not (compile or bf16) and config.judge == "whole"
         self._layout = torch.contiguous_format if plain else torch.channels_last
         for network in self.networks.values():
             network.to(self.device).to(memory_format=self._layout)
@@ -207,56 +262,94 @@ class Task:
         self.optimisers.set_lr(config.g_lr * factor, "G")
         self.optimisers.set_lr(config.d_lr * factor, "D")
         x = batch["x_NCHW"].contiguous(memory_format=self._layout)
-        losses = self._discriminator_step(x, batch)
-        if (self.step_index + 1) % config.n_critic == 0:
-            losses |= self._generator_step(x, batch)
+        warm = self.step_index >= config.warmup_steps
+        learns = warm and (self.step_index + 1) % config.n_critic == 0
+
+        # The generator does not change before its own step, so both steps share the fakes.
+        self._train_only("G")
+        fake, painted = x, x[:, :0]
+        if warm:
+            with torch.set_grad_enabled(learns), self._autocast():
+                fake, painted = self._attentive(x, batch["target_NA"])
+            fake = fake.float()
+        losses = self._discriminator_step(x, fake.detach(), batch)
+        if learns:
+            losses |= self._generator_step(x, fake, painted, batch)
         self.step_index += 1
         return {name: float(value) for name, value in losses.items()}
 
-    def _discriminator_step(self, x: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _discriminator_step(
+        self, x: Tensor, fake: Tensor, batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         config = self.config
         self._train_only("D")
-        with torch.no_grad(), self._autocast():
-            fake = self._generator(x, batch["target_NA"]).float()
-        with self._autocast():
-            realness, logits = self._discriminator(x)
-            realness_fake, _ = self._discriminator(fake)
-        between = torch.lerp(fake, x, batch["alpha_N111"]).requires_grad_()
-        # `forward` is the uncompiled call: a compiled one has no second derivative.
-        penalty = gradient_penalty(self._discriminator.forward(between)[0], between)
-        losses = {
-            "D/real": -realness.float().mean(),
-            "D/fake": realness_fake.float().mean(),
-            "D/cls": self._classification(logits, batch["label_NA"]),
-            "D/gp": penalty,
-        }
-        total = (
-            losses["D/real"]
-            + losses["D/fake"]
-            + config.classify * losses["D/cls"]
-            + config.penalty * losses["D/gp"]
-        )
+        if config.judge == "whole":
+            losses, logits = self._judged_whole(x, fake, batch["alpha_N111"])
+        else:
+            losses, logits = self._judged_by_attribute(x, fake, batch)
+        losses["D/cls"] = self._classification(logits, batch["label_NA"])
+        total = losses["D/real"] + losses["D/fake"] + config.classify * losses["D/cls"]
+        for name, weight in (("D/gp", 1), ("D/r1", R1_EVERY)):
+            if name in losses:
+                total = total + config.penalty * weight * losses[name]
         self.optimisers.update(total, "D")
         return {name: value.detach() for name, value in losses.items()}
 
-    def _generator_step(self, x: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _judged_whole(
+        self, x: Tensor, fake: Tensor, alpha_N111: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        with self._autocast():
+            realness, logits = self._discriminator(x)
+            realness_fake, _ = self._discriminator(fake)
+        between = torch.lerp(fake, x, alpha_N111).requires_grad_()
+        # `forward` is the uncompiled call: a compiled one has no second derivative.
+        losses = {
+            "D/real": -realness.float().mean(),
+            "D/fake": realness_fake.float().mean(),
+            "D/gp": gradient_penalty(self._discriminator.forward(between)[0], between),
+        }
+        return losses, logits
+
+    def _judged_by_attribute(
+        self, x: Tensor, fake: Tensor, batch: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        with self._autocast():
+            realness, logits = self._discriminator(moved(x))
+            realness_fake, _ = self._discriminator(moved(fake))
+        real_NA = judged(realness.float(), batch["label_NA"])
+        fake_NA = judged(realness_fake.float(), batch["target_NA"])
+        losses = {
+            "D/real": realness_loss(real_NA, True).mean(),
+            "D/fake": realness_loss(fake_NA, False).mean(),
+        }
+        if self.step_index % R1_EVERY == 0:
+            penalised = x.detach().requires_grad_()
+            realness = self._discriminator.forward(penalised)[0]
+            losses["D/r1"] = r1_penalty(judged(realness, batch["label_NA"]), penalised)
+        return losses, logits
+
+    def _generator_step(
+        self, x: Tensor, fake: Tensor, painted: Tensor, batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         config = self.config
         self._train_only("G")
+        whole, target = config.judge == "whole", batch["target_NA"]
         with self._autocast():
-            fake, painted = self._attentive(x, batch["target_NA"])
-            fake = fake.float()
-            realness, logits = self._discriminator(fake)
-            back = self._generator(fake, batch["label_NA"])
-        losses = {
-            "G/adv": -realness.float().mean(),
-            "G/cls": self._classification(logits, batch["target_NA"]),
-            "G/rec": (back.float() - x).abs().mean(),
-        }
-        total = (
-            losses["G/adv"]
-            + config.classify * losses["G/cls"]
-            + config.reconstruct * losses["G/rec"]
-        )
+            realness, logits = self._discriminator(fake if whole else moved(fake))
+        if whole:
+            losses = {"G/adv": -realness.float().mean()}
+        else:
+            # What has changed counts as much as all that stays.
+            each_NA = realness_loss(judged(realness.float(), target), True)
+            changed_NA = (target != batch["label_NA"]).float()
+            losses = {"G/adv": each_NA.mean() + (each_NA * changed_NA).sum(dim=1).mean()}
+        losses["G/cls"] = self._classification(logits, target)
+        total = losses["G/adv"] + config.classify * losses["G/cls"]
+        if (self.step_index + 1) // config.n_critic % config.reconstruct_every == 0:
+            with self._autocast():
+                back = self._generator(fake, batch["label_NA"])
+            losses["G/rec"] = (back.float() - x).abs().mean()
+            total = total + config.reconstruct * losses["G/rec"]
         if config.attention:
             losses["G/rough"] = roughness(painted.float())
             risen = min(1.0, self.step_index / max(1, config.constant_steps))
