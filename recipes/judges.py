@@ -43,7 +43,10 @@ POINTS_52 = np.array(  # where its landmarks lie, px: ArcFace's template, which 
     [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]
 )
 WIDE = 0.68  # zoom of a crop with the hair in it; the most that CelebA's pictures fill
-SQUARE = (8, 24, 72)  # left, top, side: the template ``celeba-square`` in CelebA's, at half size
+SQUARES = {  # left, top, side of templates in CelebA's pictures at half size
+    "celeba-square": (8, 24, 72),
+    "anime": (4, 23, 80),
+}
 
 INPUT = 64  # px of a classifier's input
 SOFT = 48  # px to which crops are softened as a test; a 64 px model has 55 for a crop
@@ -240,16 +243,18 @@ def taught(
     seed: int,
     sources: Sequence[Path | str],
     read: Callable[[], Lessons],
+    precision: str = "bf16",
 ) -> Classifier:
     """The classifier in ``path``; one that is not there, or is another, is taught first.
 
     Args:
         sources: the files behind ``read``, and what else it depends on.
         read: the crops and labels to learn from, and to test on those kept from training.
+        precision: ``bf16``, or ``fp32`` for a CPU that only imitates it.
     """
     count = len(subject.questions)
     key = [sha256(s.read_bytes()) if isinstance(s, Path) else s for s in sources]
-    key += [repr(subject), str(seed)]
+    key += [repr(subject), str(seed), precision]
     if path.is_file() and (saved := torch.load(path, weights_only=True)).get("key") == key:
         network: nn.Module = _network(count).eval()
         network.load_state_dict(saved["network"])
@@ -257,7 +262,7 @@ def taught(
     crops_NHWC, labels_NA = read()
     held_N = np.zeros(len(labels_NA), bool)
     held_N[np.random.default_rng(seed).permutation(len(labels_NA))[::VALIDATION]] = True
-    network = _trained(subject, crops_NHWC[~held_N], labels_NA[~held_N], seed)
+    network = _trained(subject, crops_NHWC[~held_N], labels_NA[~held_N], seed, precision)
     classifier = Classifier(subject=subject, network=network, held_out={})
     held_out = classifier.accuracy(list(crops_NHWC[held_N]), labels_NA[held_N])
     torch.save({"network": network.state_dict(), "key": key, "held_out": held_out}, path)
@@ -265,7 +270,7 @@ def taught(
 
 
 def _trained(
-    subject: Subject, crops_NHWC: np.ndarray, labels_NA: np.ndarray, seed: int
+    subject: Subject, crops_NHWC: np.ndarray, labels_NA: np.ndarray, seed: int, precision: str
 ) -> nn.Module:
     """A network from scratch; labels are smoothed, because some are wrong."""
     torch.manual_seed(seed)
@@ -282,7 +287,7 @@ def _trained(
         batch_B = order_N[step * BATCH : (step + 1) * BATCH]
         x_NCHW = _tensor([_spoilt(crops_NHWC[i], subject.window, rng) for i in batch_B])
         target_NA = torch.from_numpy(labels_NA[batch_B]).float() * 0.9 + 0.05
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits_NA = network(x_NCHW)
         weight_NA = torch.from_numpy(weights_2A[labels_NA[batch_B], np.arange(count)]).float()
         loss = F.binary_cross_entropy_with_logits(logits_NA.float(), target_NA, weight_NA)
@@ -363,7 +368,7 @@ def portraits_and_anime(
 ) -> Lessons:
     """As many CelebA faces as drawn ones, on a template, without the pictures of these stems;
     all by kind."""
-    left, top, side = SQUARE
+    left, top, side = SQUARES[template]
     photos, drawings = (
         [pic for name, pic in _pictures(archives[k]).items() if Path(name).stem not in without[k]]
         for k in KINDS

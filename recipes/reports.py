@@ -152,6 +152,7 @@ def of_latent(bench: Bench) -> Report:
         options.seed,
         [files["faces"]],
         lambda: judges.utkface(files["faces"], bench.detector),
+        options.precision,
     )
     trust = trusted("utkface", classifier.held_out)
     tests = {"portraits": ([p.crop_HWC for p in people], [p.domain for p in people])}
@@ -299,6 +300,7 @@ def of_attributes(bench: Bench) -> Report:
         options.seed,
         [files["faces"]],
         lambda: judges.celeba(files["faces"], names, bench.detector),
+        options.precision,
     )
     trust = trusted("celeba", classifier.held_out)
     groups = [group.split(",") for group in bench.model.card.exclusive]
@@ -438,6 +440,7 @@ def of_fixed(bench: Bench) -> Report:
         options.seed,
         [*archives.values(), template, json.dumps(without)],
         lambda: judges.portraits_and_anime(archives, template, without),
+        options.precision,
     )
     styles = {kind: model.style(kind) for kind in KINDS}
 

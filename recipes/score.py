@@ -100,6 +100,9 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help="of the photo that stays, see facestyle.restyle (default: what users get)",
     )
     add("--seed", type=int, default=0, help="of the classifier's training")
+    add(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the classifier's training"
+    )
     add("--threads", type=int, default=1)
     add("--thumbnail", type=int, default=160, help="px")
     return parser, parser.parse_args()
@@ -149,7 +152,9 @@ def main() -> None:
     files |= report.files
     document = {
         "settings": {
-            name: getattr(options, name) for name in ("detail", "seed", *own) if name != "held_out"
+            name: getattr(options, name)
+            for name in ("detail", "seed", "precision", *own)
+            if name != "held_out"
         },
         "portraits": len(bench.people),
         "sha256": {name: judges.sha256(path.read_bytes()) for name, path in files.items()},

@@ -846,7 +846,7 @@ def test_presets() -> None:
     run, config = resolve(FAMILY, "paper", {})
     assert (config, run.batch_size) == (Config(), 2)
     run, config = resolve(FAMILY, "compact", {})
-    assert (config.image_size, run.precision, run.compile) == (64, "bf16", True)
+    assert (config.image_size, run.precision, run.compile) == (64, "auto", True)
     assert run.batch_size % 2 == 0
     assert run.steps == config.constant_steps + config.decay_steps
 

@@ -731,7 +731,7 @@ def test_settings_that_do_not_work(changes: dict[str, Any]) -> None:
 
 def test_the_compact_preset() -> None:
     run, config = resolve(FAMILY, "compact", {})
-    assert (config.image_size, config.blocks, run.precision, run.compile) == (64, 6, "bf16", True)
+    assert (config.image_size, config.blocks, run.precision, run.compile) == (64, 6, "auto", True)
     assert config.constant_steps + config.decay_steps == run.steps
 
 

@@ -218,6 +218,27 @@ def test_bad_settings_are_usage_errors(preset: str, tables: dict[str, Any], word
         resolve(family_named("stargan-v2"), preset, tables)
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_computes_as_the_device_does_and_a_run_keeps_it(
+    able: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "computes_bf16", lambda device: able)
+    folder = start(data, tmp_path / "runs", precision="auto", steps=3).folder
+    settings = json.loads((folder / "run.json").read_text())
+    assert settings["run"]["precision"] == ("bf16" if able else "fp32")
+    # Another machine goes on as this one began.
+    monkeypatch.setattr(training, "computes_bf16", lambda device: not able)
+    training.proceed(folder, steps=6, watcher=Quiet())
+    again = json.loads((folder / "run.json").read_text())
+    assert again["run"]["precision"] == settings["run"]["precision"]
+
+
+def test_a_cpu_that_imitates_bfloat16_does_not_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, able in (({"amx_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert training.computes_bf16("cpu") is able
+
+
 def test_broken_toml_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("[run\n")
     with pytest.raises(UsageError, match="not TOML"):

@@ -90,7 +90,7 @@ def start(
         folder = processes.agreed(_begun(runs) if processes.writes else None)
         if folder is not None:
             return _run(folder, _settings(folder), watcher, processes)
-        run_config = _with_threads(run_config)
+        run_config = _settled(run_config, device)
         if not run_config.alignment:
             run_config = replace(run_config, alignment=_prepared_alignment(data))
         pictures = _pictures(chosen, run_config, data)
@@ -150,7 +150,7 @@ def estimate(
 
     chosen = family_named(family)
     run, config = resolve(chosen, preset, tables or {})
-    run = _with_threads(run)
+    run = _settled(run, device)
     pictures = _pictures(chosen, run, data)
     task = _new_task(chosen, config, run, pictures, device)
     if origin is not None:
@@ -361,11 +361,28 @@ def _prepared_alignment(data: Path) -> str:
         return "none"
 
 
-def _with_threads(run: RunConfig) -> RunConfig:
-    """Another number of threads adds in another order: a resumed run keeps its own."""
+def _settled(run: RunConfig, device: str) -> RunConfig:
+    """What this machine decides. A resumed run keeps it, wherever it goes on: another number of
+    threads adds in another order."""
     import torch
 
-    return run if run.threads else replace(run, threads=torch.get_num_threads())
+    if not run.threads:
+        run = replace(run, threads=torch.get_num_threads())
+    if run.precision == "auto":
+        run = replace(run, precision="bf16" if computes_bf16(device) else "fp32")
+    return run
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether a device multiplies in bfloat16; one that imitates it is slower than in float32
+    (three times, measured on a CPU with AVX-512 alone)."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch before 2.12 does not tell.
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _with_tensorboard(watcher: Watcher, folder: Path) -> Watcher:

@@ -19,7 +19,7 @@ from facestyle.errors import UsageError
 from facestyle.families import ModelFamily
 
 Settings = TypeVar("Settings")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,9 @@ class RunConfig:
     domains: str = ""
     """Comma-separated domain folders in their order, or attributes to learn; empty for all."""
     precision: str = "fp32"
-    """``fp32`` (the published arithmetic), ``tf32`` (a GPU's rounded float32 products) or
-    ``bf16`` (autocast; norms, losses and gradient penalties in float32)."""
+    """``fp32`` (the published arithmetic), ``tf32`` (a GPU's rounded float32 products), ``bf16``
+    (autocast; norms, losses and gradient penalties in float32), or ``auto``: bf16 where the
+    device computes in it, else fp32."""
     ema: float = 0.0
     """Decay, an iteration, of a moving average of the weights, which then is the model; 0 takes
     the last weights, as published. StarGAN v2 averages by itself: see its own table."""

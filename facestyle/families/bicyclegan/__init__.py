@@ -34,7 +34,7 @@ LEGACY_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "paper": {"run": {"steps": 200_000, "batch_size": 2}, NAME: {}},
     "compact": {
-        "run": {"steps": 16_000, "batch_size": 8, "precision": "bf16", "compile": True},
+        "run": {"steps": 16_000, "batch_size": 8, "precision": "auto", "compile": True},
         NAME: {
             "image_size": 64,
             "load_size": 72,

@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "paper": {"run": {"steps": 80_000, "batch_size": 1}, NAME: {}},
     "compact": {
         # Compiling gains nothing here: most of the time is spent in convolutions.
-        "run": {"steps": 20_000, "batch_size": 8, "precision": "bf16"},
+        "run": {"steps": 20_000, "batch_size": 8, "precision": "auto"},
         NAME: {
             "image_size": 64,
             "load_size": 72,

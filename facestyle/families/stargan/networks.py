@@ -138,21 +138,16 @@ class Generator(nn.Module):
 
     def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
         """(N, 3, H, W) faces and (N, L) target labels → (N, 3, H, W) in [-1, 1]."""
-        return self.attentive(x_NCHW, label_NL)[0]
-
-    def attentive(self, x_NCHW: Tensor, label_NL: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``forward`` gives, and where it painted: (N, 1, H, W) in [0, 1], or
-        (N, 0, H, W) for a network that always paints everything."""
         tiled = label_NL[:, :, None, None].expand(-1, -1, *x_NCHW.shape[2:])
         x = _run(self.main, torch.cat([x_NCHW, tiled.to(x_NCHW.dtype)], dim=1), label_NL)
         painted, attention = x[:, :PAINTED], 0.5 + 0.5 * x[:, PAINTED:]
-        if x.shape[1] > PAINTED:
-            # In the face's own type: what is kept keeps all its digits under autocast.
-            painted, attention = painted.to(x_NCHW.dtype), attention.to(x_NCHW.dtype)
-            # Not finer than this: a grid of single pixels fools a discriminator, and nobody else.
-            attention = F.avg_pool2d(attention, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
-            painted = torch.lerp(x_NCHW, painted, attention)
-        return painted, attention
+        if x.shape[1] == PAINTED:
+            return painted
+        # In the face's own type: what is kept keeps all its digits under autocast.
+        painted, attention = painted.to(x_NCHW.dtype), attention.to(x_NCHW.dtype)
+        # Not finer than this: a grid of single pixels fools a discriminator, and nobody else.
+        attention = F.avg_pool2d(attention, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
+        return torch.lerp(x_NCHW, painted, attention)
 
 
 class Discriminator(nn.Module):

@@ -37,7 +37,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "run": {
             "steps": 10_000,
             "batch_size": 16,
-            "precision": "bf16",
+            "precision": "auto",
             "compile": True,
         },
         NAME: {

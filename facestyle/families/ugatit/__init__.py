@@ -35,7 +35,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "paper": {"run": {"steps": 1_000_000, "batch_size": 1}, NAME: {}},
     "light": {"run": {"steps": 1_000_000, "batch_size": 1}, NAME: {"light": True}},
     "compact": {
-        "run": {"steps": 6_000, "batch_size": 2, "precision": "bf16", "compile": True},
+        "run": {"steps": 6_000, "batch_size": 2, "precision": "auto", "compile": True},
         NAME: {
             "image_size": 64,
             "load_size": 72,
