@@ -38,6 +38,9 @@ from facestyle.training.attributes import parse_attributes
 
 GENDERS = ("female", "male")
 KINDS = ("portrait", "anime")
+WATCHED = (  # attributes that are to stay where another one is changed
+    "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses", "Male", "Smiling", "Young",
+)  # fmt: skip
 SIDE = 112  # px of an aligned crop
 POINTS_52 = np.array(  # where its landmarks lie, px: ArcFace's template, which the embedding wants
     [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]

@@ -32,6 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 from growth import grown
+from narrowing import narrowed
 
 import facestyle
 from facestyle import training
@@ -47,7 +48,8 @@ CELEBA = "Aligned CelebA crops, a 72 px square around the face"
 LICENCE = "research only (trained on CelebA, whose pictures are for non-commercial research)"
 BOTH = "research only (trained on CelebA and UTKFace, for non-commercial research both)"
 MARGIN = 1 / 4  # of a UTKFace crop's side, by which its border is drawn out
-ATTRIBUTES = "Black_Hair,Blond_Hair,Brown_Hair,Eyeglasses,Male,Smiling,Young"
+HAIR = "Black_Hair,Blond_Hair,Brown_Hair"
+ATTRIBUTES = f"{HAIR},Eyeglasses,Male,Smiling,Young"
 SIDE = 160  # px of a picture on the sheet
 HALVES = ("train", "val")
 
@@ -58,12 +60,15 @@ Tables = Mapping[str, Mapping[str, Any]]
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One run. A later one begins with the networks of the one before, which grow where its
-    pictures are twice as large and their depth follows the size (StarGAN v2)."""
+    pictures are twice as large and their depth follows the size (StarGAN v2), or are narrowed to
+    fewer attributes (StarGAN)."""
 
     tables: Tables
     """Settings beside the compact preset's, by table."""
     data: str = ""
     """Of ``data_of``; empty: the recipe's name."""
+    domains: str = ""
+    """Of those that the recipe learns, where a stage goes on with fewer (StarGAN)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +158,8 @@ RECIPES = {
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
             Stage(tables=_anime(3_000, 8, image_size=32, load_size=36, lr=4e-4)),
-            Stage(tables=_anime(1_500, 4, image_size=48, load_size=54, lr=3e-4)),
-            Stage(tables=_anime(1_100, 4, 700, image_size=64, load_size=72, lr=3e-4)),
+            Stage(tables=_anime(1_000, 4, image_size=48, load_size=54, lr=3e-4)),
+            Stage(tables=_anime(1_000, 4, 600, image_size=64, load_size=72, lr=3e-4)),
         ),
         gpu=(
             Stage(tables=_anime(8_000, 32, image_size=64, load_size=72, width=48, blocks=4)),
@@ -173,13 +178,28 @@ RECIPES = {
             Stage(tables={"run": {"steps": 1_750}}),
             Stage(
                 tables={
-                    "run": {"steps": 2_200},
+                    "run": {"steps": 1_200},
                     "stargan": {
-                        "attention": 10.0,
+                        "attention": 4.0,
+                        "classify": 0.5,
                         "d_lr": 8e-4,
                         "warmup_steps": 0,
-                        "constant_steps": 1_000,
-                        "decay_steps": 1_200,
+                        "constant_steps": 850,
+                        "decay_steps": 850,
+                    },
+                },
+            ),
+            # In this time it learns the hair; what it makes of the rest are stains.
+            Stage(
+                domains=HAIR,
+                tables={
+                    "run": {"steps": 600},
+                    "stargan": {
+                        "attention": 5.0,
+                        "classify": 0.5,
+                        "warmup_steps": 0,
+                        "constant_steps": 200,
+                        "decay_steps": 400,
                     },
                 },
             ),
@@ -329,6 +349,11 @@ def trained(name: str, options: argparse.Namespace) -> Path:
             if not origin.is_dir():
                 grown(folder, config, data, origin, options.seed)
             folder = origin
+        if folder is not None and stage.domains:
+            origin = folder.with_name(f"{folder.name}-narrowed")
+            if not origin.is_dir():
+                narrowed(folder, stage.domains.split(","), origin)
+            folder = origin
         folder = run(f"{name}-stage{number}", recipe, stage, options, data, folder)
         size = config.image_size
         if not finished(folder):
@@ -363,7 +388,7 @@ def run(
         "alignment": recipe.alignment,
         **stage.tables["run"],
         "steps": steps,
-        "domains": recipe.domains,
+        "domains": stage.domains or recipe.domains,
         "seed": options.seed,
         "threads": options.threads,
     }
@@ -444,7 +469,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     folder = trained(options.model, options)
-    if options.photos:
+    if options.photos and finished(folder):
         photos = sorted(options.photos.glob("*male_*"))
         best = folder / "best.safetensors"
         model = facestyle.load(best if best.is_file() else folder / "model.safetensors")

@@ -293,25 +293,26 @@ class Edited:
 def of_attributes(bench: Bench) -> Report:
     """Of a model that changes attributes."""
     names, options = bench.model.card.domains, bench.options
+    watched = (*names, *(name for name in judges.WATCHED if name not in names))
     files = {"classifier": options.work / "attributes.pt", "faces": bench.archive("celeba10k")}
     classifier = judges.taught(
-        judges.attributes(names),
+        judges.attributes(watched),
         files["classifier"],
         options.seed,
         [files["faces"]],
-        lambda: judges.celeba(files["faces"], names, bench.detector),
+        lambda: judges.celeba(files["faces"], watched, bench.detector),
         options.precision,
     )
     trust = trusted("celeba", classifier.held_out)
     groups = [group.split(",") for group in bench.model.card.exclusive]
 
     def edited(person: Portrait, name: str, before_A: np.ndarray, soft_A: np.ndarray) -> Edited:
-        index, on = names.index(name), not before_A[names.index(name)]
+        index, on = watched.index(name), not before_A[watched.index(name)]
         style = bench.model.edited(Edit(on=(name,)) if on else Edit(off=(name,)))
         result = bench.result(person, style, classifier)
         after_A = result.p_A > 0.5
         tied = {name, *(other for group in groups if name in group for other in group)}
-        rest = [i for i, other in enumerate(names) if other not in tied]
+        rest = [i for i, other in enumerate(watched) if other not in tied]
         return Edited(
             result=result,
             name=name,
@@ -329,23 +330,23 @@ def of_attributes(bench: Bench) -> Report:
         p_2A = classifier.answers([view_HWC, judges.softened(view_HWC)])
         before_A, soft_A = p_2A > 0.5
         seen.append(p_2A[0])
-        has = [name for name, yes in zip(names, before_A, strict=True) if yes]
+        has = [name for name, yes in zip(watched, before_A, strict=True) if yes]
         row = [noted(bench.head(person), " ".join(name[:3] for name in has))]
         for name in names:
             if name in has and any(name in group for group in groups):
                 row.append(np.full_like(row[0], 255))
                 continue
             edit = edited(person, name, before_A, soft_A)
-            p = edit.result.p_A[names.index(name)]
+            p = edit.result.p_A[watched.index(name)]
             note = f"{'on' if edit.on else 'off'} {p:.2f}, id {edit.result.identity:.2f}"
             row.append(noted(edit.result.head_HWC, note))
             found.append(edit)
         rows.append(row)
 
-    if "Male" in names:  # the one that the photos' names tell
-        p_N = np.array([p_A[names.index("Male")] for p_A in seen])
-        labels_N = np.array([GENDERS.index(person.domain) for person in bench.people])
-        trust["portraits Male sharp"] = judges.shares(p_N, labels_N, ("without", "with"))
+    # The one that the photos' names tell.
+    p_N = np.array([p_A[watched.index("Male")] for p_A in seen])
+    labels_N = np.array([GENDERS.index(person.domain) for person in bench.people])
+    trust["portraits Male sharp"] = judges.shares(p_N, labels_N, ("without", "with"))
     ways = [(name, on) for name in names for on in (True, False)]
     both = {(name, on): [e for e in found if (e.name, e.on) == (name, on)] for name, on in ways}
     scores = {
