@@ -193,13 +193,28 @@ RECIPES = {
             Stage(
                 domains=HAIR,
                 tables={
-                    "run": {"steps": 600},
+                    "run": {"steps": 480},
                     "stargan": {
                         "attention": 5.0,
                         "classify": 0.5,
                         "warmup_steps": 0,
                         "constant_steps": 200,
-                        "decay_steps": 400,
+                        "decay_steps": 280,
+                    },
+                },
+            ),
+            # That much to be classified made stains of blond; now even colour counts.
+            Stage(
+                domains=HAIR,
+                tables={
+                    "run": {"steps": 300, "ema": 0.99},
+                    "stargan": {
+                        "attention": 12.0,
+                        "classify": 0.1,
+                        "warmup_steps": 0,
+                        "reconstruct_every": 1,
+                        "constant_steps": 80,
+                        "decay_steps": 220,
                     },
                 },
             ),
@@ -340,7 +355,7 @@ class Printed:
 def trained(name: str, options: argparse.Namespace) -> Path:
     """The folder of the recipe's last run, or of one that a signal stopped."""
     recipe = RECIPES[name]
-    folder, size = None, 0
+    folder, size, known = None, 0, recipe.domains
     for number, stage in enumerate(recipe.gpu if options.scale == "gpu" else recipe.cpu, 1):
         data = data_of(stage.data or name, options.faces, options.work)
         _, config = resolve(family_named(recipe.family), "compact", stage.tables)
@@ -349,13 +364,14 @@ def trained(name: str, options: argparse.Namespace) -> Path:
             if not origin.is_dir():
                 grown(folder, config, data, origin, options.seed)
             folder = origin
-        if folder is not None and stage.domains:
+        domains = stage.domains or recipe.domains
+        if folder is not None and domains != known:
             origin = folder.with_name(f"{folder.name}-narrowed")
             if not origin.is_dir():
-                narrowed(folder, stage.domains.split(","), origin)
+                narrowed(folder, domains.split(","), origin)
             folder = origin
         folder = run(f"{name}-stage{number}", recipe, stage, options, data, folder)
-        size = config.image_size
+        size, known = config.image_size, domains
         if not finished(folder):
             return folder
     assert folder is not None, "every recipe has a stage"

@@ -1,23 +1,28 @@
-"""The picture at the top of the README: a photo between results of the model that ships.
+"""The picture at the top of the README: a photo and results of the models that ship.
 
     python recipes/readme_picture.py
 
-Writes docs/example.jpg from examples/astronaut.jpg, with the built-in detector and fixed seeds.
+Writes docs/example.jpg from examples/astronaut.jpg, with the built-in detector and fixed seeds:
+above the photo between both domains of ``female-male``, below ``hair`` and ``portrait-anime``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
 import facestyle
 from facestyle.faces.registry import open_detector
-from facestyle.images import read_picture
+from facestyle.images import from_model, read_picture, to_model
+from facestyle.pipeline import aligned_faces
+from facestyle.translator import Edit
 
 ROOT = Path(__file__).resolve().parents[1]
-WINDOW = (slice(0, 256), slice(112, 368))  # rows and columns around the face
+SIDE = 256  # px
+WINDOW = (slice(0, SIDE), slice(112, 112 + SIDE))  # rows and columns around the face
 SEEDS = {"female": (1, 0), "male": (0, 3)}
 
 
@@ -30,10 +35,23 @@ def main() -> None:
         styles = [model.sample_style(domain, seed=seed) for seed in SEEDS[domain]]
         return [facestyle.restyle(photo_HWC, model, s, detector=detector) for s in styles]
 
-    row = [*results("female"), photo_HWC, *results("male")]
-    strip_HWC = np.concatenate([picture[WINDOW] for picture in row], axis=1)
+    above = [*results("female"), photo_HWC, *results("male")]
+    hair, anime = facestyle.load("hair"), facestyle.load("portrait-anime")
+    below = [
+        facestyle.restyle(photo_HWC, hair, hair.edited(Edit(on=(name,))), detector=detector)
+        for name in hair.card.domains
+    ]
+    drawn = anime.style("anime")
+    below.append(facestyle.restyle(photo_HWC, anime, drawn, detector=detector))
+    (aligned,) = aligned_faces(photo_HWC, anime, detector=detector)
+    crop_HWC = from_model(anime.translate(to_model(aligned.crop_HWC[None]), drawn))[0]
+    crop_HWC = cv2.resize(crop_HWC, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    rows = [
+        np.concatenate([picture[WINDOW] for picture in above], axis=1),
+        np.concatenate([*(picture[WINDOW] for picture in below), crop_HWC], axis=1),
+    ]
     (ROOT / "docs").mkdir(exist_ok=True)
-    Image.fromarray(strip_HWC).save(ROOT / "docs" / "example.jpg", quality=92)
+    Image.fromarray(np.concatenate(rows)).save(ROOT / "docs" / "example.jpg", quality=92)
 
 
 if __name__ == "__main__":
