@@ -813,6 +813,17 @@ def test_one_attribute_changes_and_of_a_group_one_is_on() -> None:
     assert came == {(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)}
 
 
+def test_of_one_hot_labels_one_stays_on() -> None:
+    class OneHot(FakePictures):
+        def label(self, rng: np.random.Generator) -> np.ndarray:
+            return np.eye(5, dtype=np.float32)[rng.integers(5)]
+
+    config = by_attribute(labels="one-hot", crop=178)
+    items = [FAMILY.sample(OneHot(), config, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(item["target_NA"].sum() == 1 for item in items)
+    assert sum((item["target_NA"] != item["label_NA"]).any() for item in items) > 20
+
+
 def test_each_attribute_has_two_judgements() -> None:
     # Of two attributes: lacks a, lacks b, has a, has b; patches are averaged.
     realness = torch.tensor([1.0, 2.0, 3.0, 4.0])[None, :, None, None].repeat(2, 1, 2, 2)

@@ -380,7 +380,7 @@ def computes_bf16(device: str) -> bool:
 
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch before 2.12 does not tell.
+    # An older torch does not tell.
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 

@@ -214,14 +214,13 @@ class StarGAN:
 
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
-        one_hot = (",".join(domains),) if len(domains) > 1 else ()
         return ModelCard(
             family=NAME,
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("attributes",),
             pasted="crop",
-            exclusive=one_hot if config.labels == "one-hot" else _exclusive([tuple(domains)]),
+            exclusive=_exclusive_in(config, domains),
         )
 
     def sample(
@@ -231,7 +230,7 @@ class StarGAN:
         from facestyle.families.stargan.objective import draw_item
 
         names = pictures.domains
-        groups = [group.split(",") for group in _exclusive([names])]
+        groups = [group.split(",") for group in _exclusive_in(config, names)]
         exclusive = [[names.index(name) for name in group] for group in groups]
         return draw_item(pictures, config, exclusive, rng)
 
@@ -366,6 +365,13 @@ def _exclusive(sets: Sequence[Sequence[str]]) -> tuple[str, ...]:
         for alternatives in ALTERNATIVES:
             groups.append(tuple(name for name in names if name.lower() in alternatives))
     return tuple(",".join(group) for group in groups if len(group) > 1)
+
+
+def _exclusive_in(config: Config, domains: Sequence[str]) -> tuple[str, ...]:
+    """The same for a training: of one-hot labels all are one group."""
+    if config.labels == "one-hot":
+        return (",".join(domains),) if len(domains) > 1 else ()
+    return _exclusive([tuple(domains)])
 
 
 def _with_unused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
