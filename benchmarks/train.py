@@ -30,6 +30,7 @@ import torch
 from plain import plain_networks
 from torch import Tensor
 
+from facestyle import adversarial
 from facestyle.families.stargan_v2 import objective
 from facestyle.families.stargan_v2.objective import Config, Task
 from facestyle.training.loop import peak_memory
@@ -77,9 +78,9 @@ class PlainTask(Task):
         x = batch["x_NCHW"].detach().requires_grad_()
         logits = discriminator(x, batch["y_N"])
         losses = {
-            "real": objective.realness_loss(logits, real=True),
-            "reg": objective.r1_penalty(logits, x),
-            "fake": objective.realness_loss(discriminator(fake, batch["y_ref_N"]), real=False),
+            "real": adversarial.cross_entropy(logits, real=True),
+            "reg": adversarial.r1_penalty(logits, x),
+            "fake": adversarial.cross_entropy(discriminator(fake, batch["y_ref_N"]), real=False),
         }
         total = losses["real"] + losses["fake"] + self.config.r1 * losses["reg"]
         self.optimisers.update(total, "discriminator")
@@ -95,7 +96,7 @@ class PlainTask(Task):
         fake2 = generator(x, self._style(batch, source, first=False), None).detach()
         back = generator(fake, encoder(x, batch["y_N"]), None)
         losses = {
-            "adv": objective.realness_loss(logits, real=True),
+            "adv": adversarial.cross_entropy(logits, real=True),
             "sty": (encoder(fake, y_ref) - s).abs().mean(),
             "ds": (fake - fake2).abs().mean(),
             "cyc": (back - x).abs().mean(),

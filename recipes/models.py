@@ -8,13 +8,13 @@
 | female-male    | StarGAN v2 | female ↔ male, by seed or by reference | CelebA's and UTKFace's   |
 | portrait-anime | U-GAT-IT   | portrait ↔ anime (light)               | the same, anime faces    |
 | attributes     | StarGAN    | hair, age, gender, glasses, smile      | the same, CelebA's list  |
-|                |            | (``cpu``: in the end hair alone)       |                          |
 
 The data is made by ``facestyle prepare``'s code and the run by ``facestyle train``'s. Whatever is
 done is not done again: killed or stopped (Ctrl-C and SIGTERM save first), the same command goes
 on, so ``timeout -s TERM 9m python recipes/models.py ...`` again and again is a long run too.
-``--scale gpu`` is 128 px and large batches, for half an hour of a data-centre GPU; ``cpu`` is
-64 px, for hours on two cores, from which female-male grows to 128 (``growth``). With ``--photos``
+``--scale gpu`` is 128 px and large batches, for half an hour of a data-centre GPU, or for as long
+as ``--minutes`` says; ``cpu`` is 64 px, for hours on two cores, from which female-male grows to 128
+(``growth``). With ``--photos``
 the end is ``work/<model>.png``: every portrait and what becomes of it, as users see it.
 """
 
@@ -26,14 +26,13 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from growth import grown
-from narrowing import narrowed
 
 import facestyle
 from facestyle import training
@@ -52,10 +51,14 @@ WITH_ANIME = (
 LICENCE = "research only (trained on CelebA, whose pictures are for non-commercial research)"
 BOTH = "research only (trained on CelebA and UTKFace, for non-commercial research both)"
 MARGIN = 1 / 4  # of a UTKFace crop's side, by which its border is drawn out
-HAIR = "Black_Hair,Blond_Hair,Brown_Hair"
-ATTRIBUTES = f"{HAIR},Eyeglasses,Male,Smiling,Young"
+ATTRIBUTES = "Black_Hair,Blond_Hair,Brown_Hair,Eyeglasses,Male,Smiling,Young"
 SIDE = 160  # px of a picture on the sheet
 HALVES = ("train", "val")
+TRAINED = 0.75  # of the minutes; penalties, sheets, checkpoints and waiting take the rest
+SCHEDULES = (  # settings that count iterations, and follow a run that is made longer or shorter
+    "lr_fall_from", "lr_fall_to", "diversity_steps", "constant_steps", "decay_steps",
+    "warmup_steps",
+)  # fmt: skip
 
 
 Tables = Mapping[str, Mapping[str, Any]]
@@ -64,15 +67,14 @@ Tables = Mapping[str, Mapping[str, Any]]
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One run. A later one begins with the networks of the one before, which grow where its
-    pictures are twice as large and their depth follows the size (StarGAN v2), or are narrowed to
-    fewer attributes (StarGAN)."""
+    pictures are twice as large and their depth follows the size (StarGAN v2)."""
 
     tables: Tables
     """Settings beside the compact preset's, by table."""
     data: str = ""
     """Of ``data_of``; empty: the recipe's name."""
-    domains: str = ""
-    """Of those that the recipe learns, where a stage goes on with fewer (StarGAN)."""
+    alignment: str = ""
+    """Of its pictures, where it is not the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +93,20 @@ class Recipe:
     gpu: Sequence[Stage]
 
 
-def _anime(steps: int, batch_size: int, falls: int = 0, **settings: Any) -> Tables:
-    """Tables of a stage of portrait-anime; over the last ``falls`` steps the rate falls."""
+def _anime(steps: int, batch_size: int, warmup: int, falls: int = 0, **settings: Any) -> Tables:
+    """Tables of a stage of portrait-anime; in the first ``warmup`` steps the judge learns alone,
+    over the last ``falls`` the rate falls."""
     return {
         "run": {"steps": steps, "batch_size": batch_size, "ema": 0.995},
         "ugatit": {
             "width": 24,
             "blocks": 3,
-            "global_layers": 5,
-            "local_layers": 4,
-            "identity": 5.0,
-            "cam": 10.0,
+            "judge": "domains",
+            "warmup_steps": warmup,
+            "cycle": 5.0,
+            "identity": 2.0,
+            "cam": 1.0,
+            "lr": 2e-4,
             "lr_fall_from": steps - falls,
             "lr_fall_to": steps + (0 if falls else 1),
             **settings,
@@ -139,14 +144,17 @@ RECIPES = {
         ),
         gpu=(
             Stage(
+                data="female-male-hair",
+                alignment="celeba",
                 tables={
                     "run": {"steps": 20_000, "batch_size": 32},
                     "stargan-v2": {
                         "image_size": 128,
-                        "first_width": 32,
-                        "max_width": 256,
+                        "first_width": 24,
+                        "max_width": 144,
                         "mapping_lr": 1e-5,
                         "diversity_steps": 18_000,
+                        "r1": 0.2,
                         "r1_every": 4,
                         "augment": True,
                     },
@@ -161,14 +169,16 @@ RECIPES = {
         alignment="anime",
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
-            Stage(tables=_anime(3_000, 8, image_size=32, load_size=36, lr=4e-4)),
-            Stage(tables=_anime(1_000, 4, image_size=48, load_size=54, lr=3e-4)),
-            Stage(tables=_anime(1_000, 4, 600, image_size=64, load_size=72, lr=3e-4)),
+            Stage(tables=_anime(3_000, 8, 400, image_size=32, load_size=36, r1=0.05)),
+            Stage(tables=_anime(1_000, 4, 0, image_size=48, load_size=54, lr=3e-4)),
+            Stage(tables=_anime(2_600, 4, 300, 800, image_size=64, load_size=72, lr=3e-4)),
         ),
         gpu=(
-            Stage(tables=_anime(8_000, 32, image_size=64, load_size=72, width=48, blocks=4)),
+            Stage(tables=_anime(8_000, 32, 400, image_size=64, load_size=72, width=32, r1=0.05)),
             Stage(
-                tables=_anime(14_000, 16, 8_000, image_size=128, load_size=140, width=48, blocks=4),
+                tables=_anime(
+                    14_000, 16, 400, 6_000, image_size=128, load_size=140, width=32, r1=0.2
+                ),
             ),
         ),
     ),
@@ -178,47 +188,13 @@ RECIPES = {
         domains=ATTRIBUTES,
         alignment="celeba",
         cpu=(
-            # It finds out where each attribute is, and paints it in grids; then it gets smooth.
-            Stage(tables={"run": {"steps": 1_750}}),
             Stage(
                 tables={
-                    "run": {"steps": 1_200},
+                    "run": {"steps": 5_000},
                     "stargan": {
-                        "attention": 4.0,
-                        "classify": 0.5,
-                        "d_lr": 8e-4,
-                        "warmup_steps": 0,
-                        "constant_steps": 850,
-                        "decay_steps": 850,
-                    },
-                },
-            ),
-            # In this time it learns the hair; what it makes of the rest are stains.
-            Stage(
-                domains=HAIR,
-                tables={
-                    "run": {"steps": 480},
-                    "stargan": {
-                        "attention": 5.0,
-                        "classify": 0.5,
-                        "warmup_steps": 0,
-                        "constant_steps": 200,
-                        "decay_steps": 280,
-                    },
-                },
-            ),
-            # That much to be classified made stains of blond; now even colour counts.
-            Stage(
-                domains=HAIR,
-                tables={
-                    "run": {"steps": 280, "ema": 0.99},
-                    "stargan": {
-                        "attention": 7.0,
-                        "classify": 0.2,
-                        "warmup_steps": 0,
-                        "reconstruct_every": 2,
-                        "constant_steps": 80,
-                        "decay_steps": 200,
+                        "warmup_steps": 1_000,
+                        "constant_steps": 3_500,
+                        "decay_steps": 1_500,
                     },
                 },
             ),
@@ -229,11 +205,10 @@ RECIPES = {
                     "run": {"steps": 20_000, "batch_size": 32, "ema": 0.999},
                     "stargan": {
                         "image_size": 128,
-                        "g_width": 48,
-                        "g_blocks": 6,
-                        "d_width": 64,
-                        "d_layers": 6,
+                        "d_width": 24,
+                        "penalty": 0.1,
                         "reconstruct_every": 1,
+                        "warmup_steps": 1_000,
                         "constant_steps": 12_000,
                         "decay_steps": 8_000,
                     },
@@ -323,6 +298,9 @@ def data_of(name: str, faces: Path, work: Path) -> Path:
         settings = {key: celeba[key] for key in ("align", "detector", "size")}
         tight = crops(source, work / "data" / "utkface", **settings)
         return together(work / "data" / name, {"celeba": wide, "utkface": tight})
+    if name == "female-male-hair":
+        celeba |= {"align": "celeba", "by": "Male:male,female"}
+        return crops(faces / "celeba10k.zip", work / "data" / name, **celeba)
     if name == "attributes":
         celeba |= {"align": RECIPES[name].alignment}
         return crops(faces / "celeba10k.zip", work / "data" / name, **celeba)
@@ -334,6 +312,50 @@ def data_of(name: str, faces: Path, work: Path) -> Path:
 
 
 # --- Training ---------------------------------------------------------------------------------
+
+
+def stretched(stage: Stage, factor: float) -> Stage:
+    """The same stage with its iterations, and all that is counted in them, times ``factor``."""
+    tables = {
+        table: {
+            name: max(1, round(value * factor))
+            if name in ("steps", *SCHEDULES) and value
+            else value
+            for name, value in settings.items()
+        }
+        for table, settings in stage.tables.items()
+    }
+    return replace(stage, tables=tables)
+
+
+def in_time(
+    name: str, recipe: Recipe, stages: Sequence[Stage], options: argparse.Namespace
+) -> list[Stage]:
+    """The stages as long as ``--minutes`` allows, each with its share of the whole.
+
+    How long an iteration takes is measured here and now: run what is to run beside it at once.
+    What was measured is written down, for a run that goes on has to have the same lengths.
+    """
+    path = options.work / f"{name}-minutes.json"
+    if not path.is_file():
+        seconds = []
+        for stage in stages:
+            own = dict(stage.tables.get(recipe.family, {}))
+            if hasattr(family_named(recipe.family).config(), "warmup_steps"):
+                own["warmup_steps"] = 0  # in which an iteration is cheap
+            estimate = training.estimate(
+                data_of(stage.data or name, options.faces, options.work),
+                family=recipe.family,
+                preset="compact",
+                tables={"run": _run_settings(recipe, stage, options), recipe.family: own},
+                device=options.device,
+            )
+            seconds.append(estimate.seconds * stage.tables["run"]["steps"])
+        factor = TRAINED * 60 * options.minutes / sum(seconds)
+        path.write_text(json.dumps({"minutes": options.minutes, "factor": factor}) + "\n")
+    factor = json.loads(path.read_text(encoding="utf-8"))["factor"]
+    print(f"{name}: lengths times {factor:.3f}", flush=True)
+    return [stretched(stage, factor) for stage in stages]
 
 
 class Printed:
@@ -359,27 +381,32 @@ class Printed:
 def trained(name: str, options: argparse.Namespace) -> Path:
     """The folder of the recipe's last run, or of one that a signal stopped."""
     recipe = RECIPES[name]
-    folder, size, known = None, 0, recipe.domains
-    for number, stage in enumerate(recipe.gpu if options.scale == "gpu" else recipe.cpu, 1):
+    stages = recipe.gpu if options.scale == "gpu" else recipe.cpu
+    if options.minutes:
+        stages = in_time(name, recipe, stages, options)
+    folder, size = None, 0
+    for number, stage in enumerate(stages, 1):
         data = data_of(stage.data or name, options.faces, options.work)
         _, config = resolve(family_named(recipe.family), "compact", stage.tables)
-        if folder is not None and recipe.family == "stargan-v2" and config.image_size > size:
-            origin = folder.with_name(f"{folder.name}-grown")
-            if not origin.is_dir():
-                grown(folder, config, data, origin, options.seed)
-            folder = origin
-        domains = stage.domains or recipe.domains
-        if folder is not None and domains != known:
-            origin = folder.with_name(f"{folder.name}-narrowed")
-            if not origin.is_dir():
-                narrowed(folder, domains.split(","), origin)
-            folder = origin
-        folder = run(f"{name}-stage{number}", recipe, stage, options, data, folder)
-        size, known = config.image_size, domains
+        origin = folder
+        if folder is not None and config.image_size.bit_length() > size.bit_length():
+            origin = enlarged(folder, recipe, config, data, options.seed)
+        folder = run(f"{name}-stage{number}", recipe, stage, options, data, origin)
+        size = config.image_size
         if not finished(folder):
             return folder
     assert folder is not None, "every recipe has a stage"
     return folder
+
+
+def enlarged(folder: Path, recipe: Recipe, config: Any, data: Path, seed: int) -> Path:
+    """What a run of pictures twice as large begins with."""
+    if recipe.family != "stargan-v2":
+        return folder / "model.safetensors"  # generators alone: discriminators follow the size
+    origin = folder.with_name(f"{folder.name}-grown")
+    if not origin.is_dir():
+        grown(folder, config, data, origin, seed)
+    return origin
 
 
 def run(
@@ -396,27 +423,11 @@ def run(
         if not finished(folder):
             training.proceed(folder, watcher=Printed())
         return folder
-    steps = options.steps or stage.tables["run"]["steps"]
-    settings = {
-        "precision": "auto",
-        "compile": training.computes_bf16(options.device),  # all but useless without
-        "workers": max(1, min(8, (os.cpu_count() or 1) - 1)),
-        "sample_every": max(1, steps // 20, min(steps, 100)),  # a sheet takes as long as ten
-        "save_every": max(1, steps // 40),
-        "licence": recipe.licence,
-        "about": recipe.about,
-        "alignment": recipe.alignment,
-        **stage.tables["run"],
-        "steps": steps,
-        "domains": stage.domains or recipe.domains,
-        "seed": options.seed,
-        "threads": options.threads,
-    }
     training.start(
         data,
         family=recipe.family,
         preset="compact",
-        tables={**stage.tables, "run": settings},
+        tables={**stage.tables, "run": _run_settings(recipe, stage, options)},
         runs=runs,
         name=name,
         device=options.device,
@@ -425,6 +436,26 @@ def run(
         watcher=Printed(),
     )
     return folder
+
+
+def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
+    steps = stage.tables["run"]["steps"]
+    return {
+        "precision": "auto",
+        # All but useless without; and it takes minutes itself.
+        "compile": training.computes_bf16(options.device) and not options.minutes,
+        "workers": max(1, min(8, (os.cpu_count() or 1) - 1)),
+        "sample_every": max(1, steps // 20, min(steps, 100)),  # a sheet takes as long as ten
+        "save_every": max(1, steps // 40),
+        "licence": recipe.licence,
+        "about": recipe.about,
+        "alignment": stage.alignment or recipe.alignment,
+        **stage.tables["run"],
+        "steps": steps,
+        "domains": recipe.domains,
+        "seed": options.seed,
+        "threads": options.threads,
+    }
 
 
 def finished(folder: Path) -> bool:
@@ -484,7 +515,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/models"))
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, help="another length of each run")
+    parser.add_argument("--minutes", type=float, help="make the runs as long as fits into them")
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()

@@ -545,8 +545,8 @@ SMALL: Mapping[str, list[dict[str, Any]]] = {
     ],
     "stargan": [
         {"image_size": 32, "g_width": 8, "g_blocks": 2, "d_width": 8, "d_layers": 4,
-         "attention": attention}
-        for attention in (0.0, 1.0)
+         "roughness": roughness}
+        for roughness in (0.0, 1.0)
     ],
     "bicyclegan": [
         {"image_size": 32, "generator_width": 8, "encoder_width": 8, "discriminator_width": 8,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import facestyle
+from facestyle.adversarial import R1_EVERY
 from facestyle.card import ModelCard
 from facestyle.checkpoint import Checkpoint, load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -26,13 +27,11 @@ from facestyle.families.stargan.networks import (
     Classifier,
     Discriminator,
     Generator,
-    InstanceNorm,
-    ResidualBlock,
+    Painter,
     discriminator_sizes,
     generator_sizes,
 )
 from facestyle.families.stargan.objective import (
-    R1_EVERY,
     Config,
     Task,
     ailments,
@@ -41,7 +40,6 @@ from facestyle.families.stargan.objective import (
     judged,
     learning_rate_factor,
     one_changed,
-    r1_penalty,
     roughness,
 )
 from facestyle.training.config import resolve
@@ -727,31 +725,20 @@ def test_the_papers_settings() -> None:
 # --- Attention -------------------------------------------------------------------------------
 
 
-def smooth(x_N1HW: Tensor) -> Tensor:
-    """The mean over 5 × 5 px, of those that the picture has."""
-    ones = torch.ones(1, 1, 5, 5)
-    total = nn.functional.conv2d(x_N1HW, ones, padding=2)
-    return total / nn.functional.conv2d(torch.ones_like(x_N1HW), ones, padding=2)
-
-
-def test_attention_leaves_what_it_does_not_paint() -> None:
+def test_a_painter_begins_with_next_to_no_change_and_follows_every_label() -> None:
     torch.manual_seed(0)
-    generator = Generator(labels=2, width=8, blocks=1, channels=4).eval()
-    x, label = torch.rand(2, 3, 16, 16) * 2 - 1, torch.ones(2, 2)
+    painter = Painter(labels=2, width=4, blocks=1)
+    x, label = torch.rand(2, 3, 16, 16) * 2 - 1, torch.zeros(2, 2)
     with torch.inference_mode():
-        picture = generator(x, label)
-        raw = torch.cat([x, label[:, :, None, None].expand(-1, -1, 16, 16)], 1)
-        for step in generator.main:
-            raw = step(raw, label) if isinstance(step, InstanceNorm | ResidualBlock) else step(raw)
-        attention = smooth(0.5 + 0.5 * raw[:, 3:])
-        wanted = attention * raw[:, :3] + (1 - attention) * x
-        assert torch.allclose(picture, wanted, atol=1e-6)
-        # A last layer that says "nowhere" gives the face back, to the last digit.
-        generator.main[-1] = nn.Hardtanh()
-        last = generator.main[-2]
-        assert isinstance(last, nn.Conv2d)
-        last.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -1e4]))
-        assert torch.equal(generator(x, label), x)
+        made = painter(x, label)
+        assert 0 < float((made - x).abs().mean()) < 0.1
+        other = painter(x, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        assert (other != made).flatten(1).any(dim=1).all()
+        # What is not changed keeps all its digits, and nothing leaves the range of pictures.
+        nn.init.zeros_(painter.painted.weight)
+        assert torch.equal(painter(x, label), x)
+        nn.init.constant_(painter.painted.bias, 3.0)
+        assert float(painter(x, label).max()) == 1
 
 
 def test_roughness_is_the_mean_step_between_neighbours() -> None:
@@ -762,26 +749,14 @@ def test_roughness_is_the_mean_step_between_neighbours() -> None:
     assert float(roughness(torch.full((2, 1, 4, 4), 0.3))) == 0
 
 
-def test_a_conditional_norm_follows_the_labels() -> None:
-    torch.manual_seed(0)
-    norm = InstanceNorm(4, labels=2)
-    assert norm.by_label is not None
-    x, label = torch.randn(2, 4, 8, 8), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    plain, moved = norm(x, label)
-    assert torch.allclose(plain, InstanceNorm(4)(x, label)[0], atol=1e-6)
-    more, up = norm.by_label.weight[:, 0].chunk(2)
-    assert torch.allclose(moved.mean(dim=(1, 2)), up, atol=1e-5)
-    assert torch.allclose(moved.std(dim=(1, 2), correction=0), (1 + more).abs(), atol=1e-3)
-
-
 # --- Judged by attribute ---------------------------------------------------------------------
 
 
 def by_attribute(**changes: Any) -> Config:
-    """Small, attentive, judged by attribute."""
+    """Small, a painter, judged by attribute."""
     settings: dict[str, Any] = {
         "image_size": 16, "g_width": 4, "g_blocks": 1, "d_width": 4, "d_layers": 2,
-        "n_critic": 1, "attention": 1.0, "judge": "attributes", "constant_steps": 400,
+        "n_critic": 1, "roughness": 1.0, "judge": "attributes", "constant_steps": 400,
     }  # fmt: skip
     return replace(Config(), **settings | changes)
 
@@ -833,13 +808,6 @@ def test_each_attribute_has_two_judgements() -> None:
     assert judged(realness, label).tolist() == [[1.0, 4.0], [3.0, 2.0]]
 
 
-def test_r1_of_a_linear_judge_is_half_its_squared_slope() -> None:
-    x = torch.rand(3, 1, 2, 2).requires_grad_()
-    slope = torch.tensor([1.0, 3.0])
-    judgement = x.sum(dim=(1, 2, 3))[:, None] * slope
-    assert float(r1_penalty(judgement, x)) == pytest.approx(0.5 * 4 * 2.0**2)
-
-
 def test_first_the_judge_learns_alone_then_both() -> None:
     torch.manual_seed(0)
     task = Task(by_attribute(warmup_steps=2, reconstruct_every=2), 2)
@@ -866,7 +834,7 @@ def test_a_judge_by_attribute_teaches_it_too() -> None:
     """Bright where the label says so, the other attribute stays: no classification at all."""
     config = by_attribute(
         g_width=8, d_width=8, g_lr=2e-3, d_lr=2e-3, beta1=0.0, beta2=0.99, warmup_steps=40,
-        classify=0.0, reconstruct=2.0, penalty=0.1, attention=0.01,
+        classify=0.0, reconstruct=2.0, penalty=0.1, roughness=0.01,
     )  # fmt: skip
     torch.manual_seed(0)
     task = Task(config, 1)
@@ -887,8 +855,8 @@ def test_a_judge_by_attribute_teaches_it_too() -> None:
 
 
 @pytest.mark.parametrize("judge", ["whole", "attributes"])
-def test_a_model_with_attention_is_known_by_its_tensors(judge: str, tmp_path: Path) -> None:
-    """Trained, saved, loaded: the fourth channel is there, and published sizes have three."""
+def test_a_painter_is_known_by_its_tensors(judge: str, tmp_path: Path) -> None:
+    """Trained, saved, loaded, with its discriminator or alone."""
     config = by_attribute(judge=judge)
     torch.manual_seed(0)
     task, batch = Task(config, 2), labelled_batch()
@@ -903,12 +871,13 @@ def test_a_model_with_attention_is_known_by_its_tensors(judge: str, tmp_path: Pa
     with torch.inference_mode():
         assert torch.equal(modules["generator"](x, target), task.networks["G"](x, target))
         assert torch.equal(modules["classifier"](x), task.networks["D"](x)[1])
-    assert "G/rough" not in Task(replace(config, attention=0.0), 2).step(batch)
+    assert "G/rough" not in Task(replace(config, roughness=0.0), 2).step(batch)
 
 
 def test_a_generator_of_no_pictures_is_refused(tmp_path: Path) -> None:
-    generator = Generator(labels=2, width=4, blocks=1, channels=5)
+    state = Generator(labels=2, width=4, blocks=1).state_dict()
+    state["main.16.weight"] = torch.zeros(5, 4, 7, 7)
     path = tmp_path / "1000-G.ckpt"
-    torch.save(generator.state_dict(), path)
+    torch.save(state, path)
     with pytest.raises(CheckpointError, match="5 channels"):
         facestyle.load(path)

@@ -22,6 +22,7 @@ from PIL import Image
 
 import facestyle
 from facestyle import training
+from facestyle.adversarial import cross_entropy, r1_penalty
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
@@ -29,8 +30,6 @@ from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,
     diversity_weight,
-    r1_penalty,
-    realness_loss,
     sample,
 )
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
@@ -117,7 +116,7 @@ def test_realness_loss_is_cross_entropy_with_logits() -> None:
     for real in (True, False):
         target = torch.full_like(logits, float(real))
         expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
-        assert torch.isclose(realness_loss(logits, real), expected)
+        assert torch.isclose(cross_entropy(logits, real), expected)
 
 
 def test_the_diversity_weight_falls_linearly_and_stays_at_zero() -> None:

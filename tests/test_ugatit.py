@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import facestyle
+from facestyle.adversarial import R1_EVERY
 from facestyle.card import ModelCard
 from facestyle.checkpoint import Checkpoint, load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -28,6 +29,7 @@ from facestyle.families.ugatit.networks import (
     Discriminator,
     Generator,
     InstanceNorm,
+    Judge,
     Sizes,
     SpectralConv,
     SpectralLinear,
@@ -594,6 +596,60 @@ def test_an_iteration_trains_every_network_and_keeps_rho_a_mixture() -> None:
     # Steps of 0.2 down from 0 and up from 0.9 were cut off.
     assert any(bool((rho == 0).any()) for rho in rhos)
     assert task.step_index == 2
+
+
+JUDGED = replace(TINY, judge="domains", judge_width=4)
+
+
+@pytest.mark.parametrize("side", [32, 48, 64, 100])
+def test_a_judge_hears_every_size_and_answers_by_domain(side: int) -> None:
+    torch.manual_seed(0)
+    judge, x = Judge(side, 8), torch.randn(4, 3, side, side)
+    with torch.inference_mode():
+        first, second = (judge(x, torch.full((4,), domain)) for domain in (0, 1))
+        mixed = judge(x, torch.tensor([0, 1, 0, 1]))
+    assert first.shape in ((4, 4), (4, 9))
+    assert torch.equal(mixed[::2], first[::2])
+    assert torch.equal(mixed[1::2], second[1::2])
+    assert float((first - first.mean(dim=0)).std()) > 0.1, "the picture is not heard"
+
+
+def test_first_the_judge_learns_alone_then_both() -> None:
+    task = fresh(replace(JUDGED, warmup_steps=2))
+    assert set(task.networks) == {"genA2B", "genB2A", "judge"}
+    before = {
+        part: {name: p.detach().clone() for name, p in network.named_parameters()}
+        for part, network in task.networks.items()
+    }
+    data = batches(9)
+    losses = [task.step(batch) for batch in data[:2]]
+    assert all(name.startswith("D/") for step in losses for name in step)
+    assert same_weights(task.networks["genA2B"], before["genA2B"])
+    assert not same_weights(task.networks["judge"], before["judge"])
+    losses += [task.step(batch) for batch in data[2:]]
+    assert not same_weights(task.networks["genA2B"], before["genA2B"])
+    assert ["D/r1" in step for step in losses] == [i % R1_EVERY == 0 for i in range(9)]
+    assert {"G/dis_A", "G/dis_B", "G/cycle_A", "G/total"} <= losses[-1].keys()
+    assert task.ailments(losses[-1]) == []
+    (line,) = task.ailments({"D/real": 0.001, "D/fake": 0.002})
+    assert "tell every fake" in line
+
+
+def test_a_judge_by_domain_teaches_both_generators() -> None:
+    """A is dark and B is bright; with next to no cycle and no identity only the judge says so."""
+    config = replace(
+        JUDGED, lr=2e-3, cycle=0.5, identity=0.0, cam=0.0, warmup_steps=20, lr_fall_from=10**6
+    )
+    task, noise = fresh(replace(config, lr_fall_to=10**6)), torch.Generator().manual_seed(0)
+
+    def pictures(brightness: float) -> Tensor:
+        return 0.6 * (torch.rand(4, 3, 32, 32, generator=noise) - 0.5) + brightness
+
+    for _ in range(120):
+        task.step({"A": pictures(-0.5), "B": pictures(0.5)})
+    with torch.inference_mode():
+        assert float(task.networks["genA2B"](pictures(-0.5)).mean()) > 0.2
+        assert float(task.networks["genB2A"](pictures(0.5)).mean()) < -0.2
 
 
 def test_full_mode_trains_too() -> None:

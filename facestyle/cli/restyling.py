@@ -498,7 +498,9 @@ class _Session:
             "style": style.origin,
             "faces": faces,
         }
-        work.report.note(f"{job.source.name}: {style.domain}, {style.origin}, {finder}")
+        # An edit's own words name its attributes.
+        wanted = style.origin if style.edit else f"{style.domain}, {style.origin}"
+        work.report.note(f"{job.source.name}: {wanted}, {finder}")
         if job.target is not None:
             work.report.result(values, str(job.target))
 

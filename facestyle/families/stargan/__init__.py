@@ -40,7 +40,8 @@ ALTERNATIVES = (  # names, in lower case, of which a face has one at a time
 )
 UNUSED = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}  # statistics, fresh
 
-MAY_BE_0 = ("blocks", "conditional")  # of the sizes that tensors tell
+PAINTER = {"stem.weight", "painted.weight"}  # tensors that only a ``networks.Painter`` has
+MAY_BE_0 = ("blocks",)  # of the sizes that tensors tell
 
 # What differs from the paper in each preset. "compact" learns on two CPU cores.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -64,23 +65,23 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "image_size": 64,
             "crop": 0,
             "g_width": 32,
-            "g_blocks": 4,
-            "attention": 0.5,
+            "g_blocks": 6,
+            "roughness": 2.0,
             "d_width": 32,
             "d_layers": 5,
             "judge": "attributes",
             "warmup_steps": 1_000,
             "n_critic": 1,
-            "g_lr": 3e-4,
+            "g_lr": 4e-4,
             "d_lr": 4e-4,
             "beta1": 0.0,
             "beta2": 0.99,
             "classify": 0.3,
             "reconstruct": 5.0,
             "reconstruct_every": 4,
-            "penalty": 1.0,
-            "constant_steps": 3_000,
-            "decay_steps": 2_000,
+            "penalty": 0.05,
+            "constant_steps": 3_500,
+            "decay_steps": 1_500,
         },
     },
 }
@@ -104,6 +105,8 @@ class StarGAN:
         first = state.get("main.0.weight", ())
         if first[1:] == (3, 4, 4) and {"conv1.weight", "conv2.weight"} <= set(state):
             return "it is the discriminator: give the generator's file, <iterations>-G.ckpt"
+        if set(state) >= PAINTER:
+            return None
         if len(first) != 4 or first[2:] != (7, 7) or first[1] <= 3:
             return "it has no 7 × 7 convolution 'main.0.weight' that takes a picture and labels"
         for layer, kind, rank in ((1, "norm", 1), (3, "convolution", 4), (6, "convolution", 4)):
@@ -160,7 +163,8 @@ class StarGAN:
             )
         # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
         with torch.device("meta"):
-            generator = networks.Generator(**found.generator)
+            build = networks.Painter if set(found.states["G"][2]) >= PAINTER else networks.Generator
+            generator = build(**found.generator)
             built: dict[str, nn.Module] = {"G": generator}
             if "D" in found.states:
                 discriminator = networks.Discriminator(**found.discriminator)
@@ -194,16 +198,17 @@ class StarGAN:
     def check(self, config: Config) -> None:
         """See ``ModelFamily.check``."""
         least = max(8, 2**config.d_layers)
-        if config.image_size % 4 or config.image_size < least:
+        multiple = 8 if config.roughness else 4
+        if config.image_size % multiple or config.image_size < least:
             raise UsageError(
-                f"image_size is {config.image_size}, expected a multiple of 4 "
+                f"image_size is {config.image_size}, expected a multiple of {multiple} "
                 f"from {least} with {config.d_layers} discriminator layers",
             )
         for name in ("g_width", "d_width", "d_layers", "n_critic", "reconstruct_every"):
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
         for name in (
-            "g_blocks", "attention", "crop", "warmup_steps", "constant_steps", "decay_steps",
+            "g_blocks", "roughness", "crop", "warmup_steps", "constant_steps", "decay_steps",
         ):  # fmt: skip
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")

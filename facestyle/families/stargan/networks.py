@@ -9,41 +9,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.norms import instance_norm
+from facestyle.resampling import DoublingConv
 
 Shapes = Mapping[str, Sequence[int]]
 
 SLOPE = 0.01  # of the discriminator's leaky ReLUs
 BEFORE_BLOCKS, AFTER_BLOCKS = 9, 6  # the generator's steps around its residual blocks
-PAINTED, ATTENTIVE = 3, 4  # the generator's output channels
-SMOOTH = 5  # px over which where to paint is averaged
-BY_LABEL = "by_label.weight"  # a conditional norm's own tensor
+COLOURS = 3
+DEPTH = 3  # a painter's halvings
+WIDEST = 4  # times its first convolution's width, its deepest ones'
 
 
 def generator_sizes(shapes: Shapes) -> dict[str, int]:
-    """``Generator``'s arguments from its tensors' shapes.
+    """``Generator``'s or ``Painter``'s arguments from its tensors' shapes.
 
     Raises:
         KeyError, IndexError: a tensor that decides a size is missing or no convolution's.
         ValueError: the generator paints something else than pictures.
     """
+    if "stem.weight" in shapes:
+        return {
+            "labels": shapes["joined.0.film.weight"][1],
+            "width": shapes["stem.weight"][0],
+            "blocks": _count(shapes, r"blocks\.\d+\.conv1\.weight"),
+        }
     first = shapes["main.0.weight"]
     blocks = _count(shapes, r"main\.\d+\.main\.0\.weight")
     channels = shapes[f"main.{BEFORE_BLOCKS + blocks + AFTER_BLOCKS}.weight"][0]
-    if channels not in (PAINTED, ATTENTIVE):
+    if channels != COLOURS:
         raise ValueError(f"its last convolution gives {channels} channels")
-    return {
-        "labels": first[1] - 3,
-        "width": first[0],
-        "blocks": blocks,
-        "channels": channels,
-        "conditional": int(f"main.1.{BY_LABEL}" in shapes),
-    }
+    return {"labels": first[1] - COLOURS, "width": first[0], "blocks": blocks}
 
 
 def discriminator_sizes(shapes: Shapes) -> dict[str, int]:
@@ -67,40 +69,33 @@ class InstanceNorm(nn.Module):
 
     The published files carry running statistics, which the published program never uses, as it
     never calls ``eval()``: they are kept so that files stay what they are, and never read.
-
-    With ``labels`` its scale and shift follow the labels (conditional instance norm, Dumoulin et
-    al., ICLR 2017), which no published file has.
     """
 
-    def __init__(self, width: int, labels: int = 0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
-        self.by_label = nn.Linear(labels, 2 * width, bias=False) if labels else None
 
-    def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor) -> Tensor:
         """The same shape, each channel of each sample to its weight and bias."""
-        scale, shift = self.weight[None], self.bias[None]
-        if self.by_label is not None:
-            more, up = self.by_label(label_NL).chunk(2, dim=1)
-            scale, shift = scale + more, shift + up
-        return instance_norm(x_NCHW, scale[:, :, None, None], shift[:, :, None, None])
+        return instance_norm(
+            x_NCHW, self.weight[None, :, None, None], self.bias[None, :, None, None]
+        )
 
 
 class ResidualBlock(nn.Module):
     """x + two normalised 3 × 3 convolutions of x."""
 
-    def __init__(self, width: int, labels: int = 0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        second = _conv3(width), InstanceNorm(width, labels)
-        self.main = nn.Sequential(*_normed(_conv3(width), labels), *second)
+        self.main = nn.Sequential(*_normed(_conv3(width)), _conv3(width), InstanceNorm(width))
 
-    def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor) -> Tensor:
         """The same shape."""
-        return x_NCHW + _run(self.main, x_NCHW, label_NL)
+        return x_NCHW + self.main(x_NCHW)
 
 
 class Generator(nn.Module):
@@ -108,46 +103,88 @@ class Generator(nn.Module):
 
     Padding is with zeros, by which alone the tiled labels survive the first norm: a label
     convolved without borders is a constant, and the norm takes constants away.
-
-    With a fourth output channel, which no published file has, that channel is where to paint:
-    the rest of the face stays as it is (GANimation, Pumarola et al., ECCV 2018, section 4.1).
-    ``conditional``, which none has either, lets the labels into every norm.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: int,
-        width: int,
-        blocks: int,
-        channels: int = PAINTED,
-        conditional: int = 0,
-    ) -> None:
+    def __init__(self, *, labels: int, width: int, blocks: int) -> None:
         super().__init__()
-        inside = labels if conditional else 0
         self.main = nn.Sequential(
-            *_normed(nn.Conv2d(3 + labels, width, 7, padding=3, bias=False), inside),
-            *_normed(nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), inside),
-            *_normed(nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False), inside),
-            *(ResidualBlock(4 * width, inside) for _ in range(blocks)),
-            *_normed(nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1, bias=False), inside),
-            *_normed(nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), inside),
-            nn.Conv2d(width, channels, 7, padding=3, bias=False),
+            *_normed(nn.Conv2d(COLOURS + labels, width, 7, padding=3, bias=False)),
+            *_normed(nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False)),
+            *_normed(nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False)),
+            *(ResidualBlock(4 * width) for _ in range(blocks)),
+            *_normed(nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1, bias=False)),
+            *_normed(nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False)),
+            nn.Conv2d(width, COLOURS, 7, padding=3, bias=False),
             nn.Tanh(),
         )
 
     def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
         """(N, 3, H, W) faces and (N, L) target labels → (N, 3, H, W) in [-1, 1]."""
         tiled = label_NL[:, :, None, None].expand(-1, -1, *x_NCHW.shape[2:])
-        x = _run(self.main, torch.cat([x_NCHW, tiled.to(x_NCHW.dtype)], dim=1), label_NL)
-        painted, attention = x[:, :PAINTED], 0.5 + 0.5 * x[:, PAINTED:]
-        if x.shape[1] == PAINTED:
-            return painted
+        painted: Tensor = self.main(torch.cat([x_NCHW, tiled.to(x_NCHW.dtype)], dim=1))
+        return painted
+
+
+class Painter(nn.Module):
+    """Image and label vector → image, for few pictures and few iterations; sides are multiples
+    of 8. Not published.
+
+    It makes the change alone, which begins as next to nothing, from features of every size
+    (U-Net), which the labels scale and shift (FiLM, Perez et al., AAAI 2018). No norms: with
+    instance norm it paints specks, each of which makes all other features of its channel small
+    (StyleGAN2, section 2, "droplets"). No attention: where that closes, nothing opens it again.
+    """
+
+    def __init__(self, *, labels: int, width: int, blocks: int) -> None:
+        super().__init__()
+        widths = [width * min(2**level, WIDEST) for level in range(DEPTH + 1)]
+        self.stem = nn.Conv2d(COLOURS, width, 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(above, below, 4, 2, 1) for above, below in pairwise(widths)
+        )
+        self.blocks = nn.ModuleList(FilmBlock(widths[-1], labels) for _ in range(blocks))
+        self.up = nn.ModuleList(
+            DoublingConv(below, above) for above, below in reversed(list(pairwise(widths)))
+        )
+        self.joined = nn.ModuleList(FilmBlock(above, labels) for above in reversed(widths[:-1]))
+        self.painted = nn.Conv2d(width, COLOURS, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for block in (*self.blocks, *self.joined):
+            block.conv2.weight.data.mul_(0.2)  # type: ignore[union-attr]
+        self.painted.weight.data.mul_(0.02)
+
+    def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
+        """(N, 3, H, W) faces and (N, L) target labels → (N, 3, H, W) in [-1, 1]."""
+        x = self.stem(x_NCHW)
+        above = []
+        for down in self.down:
+            above.append(x)
+            x = down(F.relu(x))
+        for block in self.blocks:
+            x = block(x, label_NL)
+        for up, joined in zip(self.up, self.joined, strict=True):
+            x = joined(up(F.relu(x)) + above.pop(), label_NL)
         # In the face's own type: what is kept keeps all its digits under autocast.
-        painted, attention = painted.to(x_NCHW.dtype), attention.to(x_NCHW.dtype)
-        # Not finer than this: a grid of single pixels fools a discriminator, and nobody else.
-        attention = F.avg_pool2d(attention, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
-        return torch.lerp(x_NCHW, painted, attention)
+        return (x_NCHW + self.painted(F.relu(x)).to(x_NCHW.dtype)).clamp(-1, 1)
+
+
+class FilmBlock(nn.Module):
+    """x + two 3 × 3 convolutions of x, the labels' scale and shift between them."""
+
+    def __init__(self, width: int, labels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.film = nn.Linear(labels, 2 * width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
+        """The same shape."""
+        scale, shift = self.film(label_NL)[:, :, None, None].chunk(2, dim=1)
+        x = torch.addcmul(shift, self.conv1(F.relu(x_NCHW)), 1 + scale)
+        return x_NCHW + self.conv2(F.relu(x))
 
 
 class Discriminator(nn.Module):
@@ -192,15 +229,6 @@ def _conv3(width: int) -> nn.Conv2d:
     return nn.Conv2d(width, width, 3, padding=1, bias=False)
 
 
-def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d, labels: int = 0) -> tuple[nn.Module, ...]:
+def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, ...]:
     """A convolution, its norm and its ReLU: three steps of a numbered sequence."""
-    norm = InstanceNorm(convolution.out_channels, labels)
-    return convolution, norm, nn.ReLU(inplace=True)
-
-
-def _run(steps: nn.Sequential, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
-    """A numbered sequence, the labels given to those steps that want them."""
-    for step in steps:
-        labelled = isinstance(step, InstanceNorm | ResidualBlock)
-        x_NCHW = step(x_NCHW, label_NL) if labelled else step(x_NCHW)
-    return x_NCHW
+    return convolution, InstanceNorm(convolution.out_channels), nn.ReLU(inplace=True)

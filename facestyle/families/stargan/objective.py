@@ -20,16 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.adversarial import R1_EVERY, r1_penalty
 from facestyle.augment import moved
-from facestyle.families.stargan.networks import (
-    ATTENTIVE,
-    PAINTED,
-    Discriminator,
-    Generator,
-)
+from facestyle.families.stargan.networks import SLOPE, Discriminator, Generator, Painter
 from facestyle.updates import Optimisers
-
-R1_EVERY = 8  # iterations between two R1 penalties, each as heavy as all (StyleGAN2, appendix B)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +40,10 @@ class Config:
     """Channels of the generator's first convolution."""
     g_blocks: int = 6
     """The generator's residual blocks."""
-    attention: float = 0.0
-    """Above 0 the generator says where it paints and leaves the face as it is elsewhere
-    (GANimation), and its norms follow the labels; this is the weight of the roughness of the
-    change, from 0 up over ``constant_steps``, for one that is smooth from the start paints
-    nowhere. Not the published way."""
+    roughness: float = 0.0
+    """Above 0 the generator is a ``networks.Painter``, which makes the change alone; this is the
+    weight of that change's total variation, from 0 up over ``constant_steps``. Not the published
+    way."""
     d_width: int = 64
     """Channels of the discriminator's first convolution."""
     d_layers: int = 6
@@ -134,13 +127,6 @@ def realness_loss(judged_NA: Tensor, real: bool) -> Tensor:
     return F.softplus(-judged_NA if real else judged_NA)
 
 
-def r1_penalty(judged_NA: Tensor, x_NCHW: Tensor) -> Tensor:
-    """Half the squared gradient at real pictures, mean over the batch (Mescheder et al., ICML
-    2018), of the mean judgement."""
-    (gradient,) = torch.autograd.grad(judged_NA.mean(dim=1).sum(), x_NCHW, create_graph=True)
-    return 0.5 * gradient.square().sum(dim=(1, 2, 3)).mean()
-
-
 def classification_loss(logits_NA: Tensor, label_NA: Tensor, *, one_hot: bool) -> Tensor:
     """How far logits are from labels, a picture (equations 2 and 3): cross-entropy of one-hot
     labels, else binary cross-entropies summed over the attributes."""
@@ -157,9 +143,8 @@ def gradient_penalty(realness: Tensor, x_NCHW: Tensor) -> Tensor:
 
 
 def roughness(change_NCHW: Tensor) -> Tensor:
-    """Mean step from pixel to pixel, down and right: total variation. GANimation (Pumarola et
-    al., ECCV 2018, equation 4) asks for a smooth attention; a smooth change leaves hair and skin
-    their own grain besides. Without it, it is a fine grid that fools the discriminator alone."""
+    """Mean step from pixel to pixel, down and right: total variation (GANimation, Pumarola et
+    al., ECCV 2018, equation 4). Of the change, so that hair and skin keep their own grain."""
     down = change_NCHW.diff(dim=2).abs().mean()
     return down + change_NCHW.diff(dim=3).abs().mean()
 
@@ -195,6 +180,16 @@ def ailments(losses: Mapping[str, float], guessing: float) -> list[str]:
     return found
 
 
+def _wake(discriminator: Discriminator) -> None:
+    """He's initialisation: with torch's own, a signal is a hundredth after five layers, and the
+    first thousand iterations pass before it is heard."""
+    for module in discriminator.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, a=SLOPE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class Task:
     """StarGAN in training: networks, optimisers, one ``step`` a batch."""
 
@@ -220,13 +215,8 @@ class Task:
         self.bf16 = bf16
         self.step_index = 0
         self._guessing = math.log(domains) if config.labels == "one-hot" else domains * math.log(2)
-        self._generator = Generator(
-            labels=domains,
-            width=config.g_width,
-            blocks=config.g_blocks,
-            channels=ATTENTIVE if config.attention else PAINTED,
-            conditional=config.attention > 0,
-        )
+        build = Painter if config.roughness else Generator
+        self._generator = build(labels=domains, width=config.g_width, blocks=config.g_blocks)
         self._discriminator = Discriminator(
             attributes=domains,
             width=config.d_width,
@@ -250,6 +240,8 @@ class Task:
                 )
             }
         )
+        if config.judge == "attributes":
+            _wake(self._discriminator)
         if compile:
             for network in self.networks.values():
                 network.compile(dynamic=False)
@@ -323,7 +315,8 @@ class Task:
         if self.step_index % R1_EVERY == 0:
             penalised = x.detach().requires_grad_()
             realness = self._discriminator.forward(penalised)[0]
-            losses["D/r1"] = r1_penalty(judged(realness, batch["label_NA"]), penalised)
+            judgement_NA = judged(realness, batch["label_NA"])
+            losses["D/r1"] = r1_penalty(judgement_NA.mean(dim=1), penalised)
         return losses, logits
 
     def _generator_step(
@@ -348,10 +341,10 @@ class Task:
                 back = self._generator(fake, batch["label_NA"])
             losses["G/rec"] = (back.float() - x).abs().mean()
             total = total + config.reconstruct * losses["G/rec"]
-        if config.attention:
+        if config.roughness:
             losses["G/rough"] = roughness(fake - x)
             risen = min(1.0, self.step_index / max(1, config.constant_steps))
-            total = total + config.attention * risen * losses["G/rough"]
+            total = total + config.roughness * risen * losses["G/rough"]
         self.optimisers.update(total, "G")
         return {name: value.detach() for name, value in losses.items()}
 

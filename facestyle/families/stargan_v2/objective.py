@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.adversarial import cross_entropy, r1_penalty
 from facestyle.augment import diff_augment
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
@@ -103,17 +103,6 @@ def sample(
         "x_NCHW": x, "y_N": np.array(y), "ref_NCHW": ref, "ref2_NCHW": ref2,
         "y_ref_N": np.array(y_ref), "z_NL": z, "z2_NL": z2,
     }  # fmt: skip
-
-
-def realness_loss(logits_N: Tensor, real: bool) -> Tensor:
-    """Binary cross-entropy with logits toward 1 (``real``) or 0."""
-    return F.softplus(-logits_N if real else logits_N).mean()
-
-
-def r1_penalty(logits_N: Tensor, x_NCHW: Tensor) -> Tensor:
-    """0.5 · ‖∇D(x)‖², mean over the batch (Mescheder et al., ICML 2018)."""
-    (gradient,) = torch.autograd.grad(logits_N.sum(), x_NCHW, create_graph=True)
-    return 0.5 * gradient.float().square().flatten(1).sum(1).mean()
 
 
 def diversity_weight(first: float, fall_steps: int, step: int) -> float:
@@ -227,7 +216,7 @@ class Task:
         with self._autocast(not penalised):  # a squared gradient needs all digits
             judge = discriminator.forward if penalised else discriminator
             logits = judge(self._shown(x), batch["y_N"]).float()
-        losses["real"] = total = realness_loss(logits, real=True)
+        losses["real"] = total = cross_entropy(logits, real=True)
         if penalised:
             losses["reg"] = r1_penalty(logits, x)
             total = total + config.r1 * config.r1_every * losses["reg"]
@@ -237,7 +226,7 @@ class Task:
             fake = self.networks["generator"](batch["x_NCHW"], s, self._masks(batch["x_NCHW"]))
         with self._autocast():
             logits = discriminator(self._shown(fake), batch["y_ref_N"]).float()
-        losses["fake"] = realness_loss(logits, real=False)
+        losses["fake"] = cross_entropy(logits, real=False)
         losses["fake"].backward()
         self.optimisers.finish("discriminator")
         return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
@@ -270,7 +259,7 @@ class Task:
 
         with self._autocast():
             logits = self.networks["discriminator"](self._shown(fake), y_ref).float()
-        losses["adv"] = realness_loss(logits, real=True)
+        losses["adv"] = cross_entropy(logits, real=True)
         losses["adv"].backward()
 
         with self._autocast():

@@ -42,6 +42,12 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "width": 32,
             "light": True,
             "global_layers": 6,
+            "judge": "domains",
+            "r1": 0.2,
+            "warmup_steps": 400,
+            "cycle": 5.0,
+            "identity": 2.0,
+            "cam": 1.0,
             "lr": 2e-4,
             "lr_fall_from": 3_000,
             "lr_fall_to": 6_000,
@@ -155,17 +161,28 @@ class UGATIT:
             )
         if config.load_size < side:
             raise UsageError(f"load_size is {config.load_size}, expected {side} or more")
-        for name in ("width", "blocks"):
+        for name in ("width", "blocks", "judge_width"):
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
         # All layers but two halve the side; what the last ones see has 3 px or more.
         most = (side // 3).bit_length() + 1
         for name in ("global_layers", "local_layers"):
-            if not 3 <= getattr(config, name) <= most:
+            if config.judge == "patches" and not 3 <= getattr(config, name) <= most:
                 raise UsageError(
                     f"{name} is {getattr(config, name)}, expected 3 to {most} at {side} px"
                 )
-        for name in ("weight_decay", "adversarial", "cycle", "identity", "cam", "lr_fall_from"):
+        if config.judge not in ("patches", "domains"):
+            raise UsageError(f"unknown judge '{config.judge}'", "known: patches, domains")
+        for name in (
+            "r1",
+            "weight_decay",
+            "adversarial",
+            "cycle",
+            "identity",
+            "cam",
+            "lr_fall_from",
+            "warmup_steps",
+        ):
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
         if config.lr_fall_to < config.lr_fall_from:

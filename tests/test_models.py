@@ -1,0 +1,87 @@
+"""The recipes of the models that ship: every stage can be run, and what it makes can ship."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import models
+import pytest
+import torch
+from models import RECIPES, TRAINED, Recipe, Stage, in_time, stretched
+
+from facestyle import training
+from facestyle.families import family_named
+from facestyle.training import Estimate
+from facestyle.training.config import resolve
+
+STAGES = [
+    pytest.param(recipe, stage, id=f"{name}-{scale}{number}")
+    for name, recipe in RECIPES.items()
+    for scale, stages in (("cpu", recipe.cpu), ("gpu", recipe.gpu))
+    for number, stage in enumerate(stages, 1)
+]
+SHIPPED = 57_000_000  # bytes of all models with their ONNX twins; the detector has the rest of 60
+
+
+@pytest.mark.parametrize(("recipe", "stage"), STAGES)
+def test_every_stage_is_settings_that_its_family_takes(recipe: Recipe, stage: Stage) -> None:
+    for factor in (1.0, 0.37):
+        tables = stretched(stage, factor).tables
+        run, config = resolve(family_named(recipe.family), "compact", tables)
+        assert run.steps == round(stage.tables["run"]["steps"] * factor)
+        for late in ("warmup_steps", "lr_fall_from", "constant_steps"):
+            assert getattr(config, late, 0) <= run.steps, late
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_what_is_trained_is_small_enough_to_ship(scale: str) -> None:
+    parameters = 0
+    for recipe in RECIPES.values():
+        family = family_named(recipe.family)
+        _, config = resolve(family, "compact", getattr(recipe, scale)[-1].tables)
+        domains = len(recipe.domains.split(","))
+        with torch.device("meta"):  # sizes without memory
+            task = family.task(config, domains, device="meta", bf16=False, compile=False)
+        parts = task.model_parts().values()
+        parameters += sum(tensor.numel() for part in parts for tensor in part.values())
+    assert 2 * 2 * parameters < SHIPPED  # float16, twice
+
+
+def test_what_counts_iterations_is_stretched_and_nothing_else() -> None:
+    stage = Stage(
+        tables={
+            "run": {"steps": 100, "batch_size": 7},
+            "ugatit": {"lr_fall_from": 60, "lr_fall_to": 100, "warmup_steps": 0, "cycle": 5.0},
+        }
+    )
+    assert stretched(stage, 0.5).tables == {
+        "run": {"steps": 50, "batch_size": 7},
+        "ugatit": {"lr_fall_from": 30, "lr_fall_to": 50, "warmup_steps": 0, "cycle": 5.0},
+    }
+
+
+def test_runs_fit_into_the_minutes_and_keep_their_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(
+        family="ugatit",
+        about="",
+        cpu=(Stage(tables={"run": {"steps": 300}}), Stage(tables={"run": {"steps": 100}})),
+        gpu=(),
+    )
+    options = argparse.Namespace(
+        minutes=5.0 / TRAINED, work=tmp_path, faces=tmp_path, device="cpu", seed=1, threads=1
+    )
+    seconds = iter([1.0, 3.0])
+
+    def measured(*_: object, **__: object) -> Estimate:
+        return Estimate(counts={}, parameters={}, seconds=next(seconds), memory=0, steps=0)
+
+    monkeypatch.setattr(models, "data_of", lambda *_: tmp_path)
+    monkeypatch.setattr(training, "estimate", measured)
+    for _ in range(2):  # the second time what was measured is read, or there would be no next
+        stages = in_time("some", recipe, recipe.cpu, options)
+        assert [stage.tables["run"]["steps"] for stage in stages] == [150, 50]
+    assert json.loads((tmp_path / "some-minutes.json").read_text())["minutes"] == 5 / TRAINED
