@@ -3,7 +3,8 @@
     python recipes/readme_picture.py
 
 Writes docs/example.jpg from examples/astronaut.jpg, with the built-in detector and fixed seeds:
-above the photo between both domains of ``female-male``, below ``hair`` and ``portrait-anime``.
+above the photo between both domains of ``female-male``, below three edits by ``attributes``, and
+``portrait-anime`` pasted and as a crop.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDE = 256  # px
 WINDOW = (slice(0, SIDE), slice(112, 112 + SIDE))  # rows and columns around the face
 SEEDS = {"female": (1, 0), "male": (0, 3)}
+EDITS = (
+    Edit(on=("Black_Hair",)),
+    Edit(on=("Blond_Hair",)),
+    Edit(off=("Smiling",)),
+)
 
 
 def main() -> None:
@@ -36,10 +42,10 @@ def main() -> None:
         return [facestyle.restyle(photo_HWC, model, s, detector=detector) for s in styles]
 
     above = [*results("female"), photo_HWC, *results("male")]
-    hair, anime = facestyle.load("hair"), facestyle.load("portrait-anime")
+    attributes, anime = facestyle.load("attributes"), facestyle.load("portrait-anime")
     below = [
-        facestyle.restyle(photo_HWC, hair, hair.edited(Edit(on=(name,))), detector=detector)
-        for name in hair.card.domains
+        facestyle.restyle(photo_HWC, attributes, attributes.edited(edit), detector=detector)
+        for edit in EDITS
     ]
     drawn = anime.style("anime")
     below.append(facestyle.restyle(photo_HWC, anime, drawn, detector=detector))

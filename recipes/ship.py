@@ -8,7 +8,8 @@
 
 The first line halves the weights (float16), because what is scored is to be what ships; the last
 writes the scores on the card, exports the ONNX twin, and prints both files' entries for
-``weights/index.toml``.
+``weights/index.toml``. ``--without`` leaves out attributes of a StarGAN painter that came to
+nothing worth showing: a face is taken to lack them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,35 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.export import export_model
 from facestyle.translator import open_translator
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+
+
+def kept_alone(parts: Parts, known: Sequence[str], kept: Sequence[str]) -> Parts:
+    """A painter and its judge by attribute that know these attributes alone."""
+    at = [known.index(name) for name in kept]
+    judgements = [*at, *(len(known) + one for one in at)]  # lacking, then having
+    return {
+        "G": {
+            name: tensor[:, at] if name.endswith("film.weight") else tensor
+            for name, tensor in parts["G"].items()
+        },
+        "D": {
+            name: tensor[{"conv1.weight": judgements, "conv2.weight": at}[name]]
+            if name in ("conv1.weight", "conv2.weight")
+            else tensor
+            for name, tensor in parts["D"].items()
+        },
+    }
 
 
 def main() -> None:
@@ -30,6 +54,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a file with a card")
     parser.add_argument("--name", required=True, help="what users call it")
     parser.add_argument("--about", help="one line for the card")
+    parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
@@ -37,7 +62,11 @@ def main() -> None:
     checkpoint = load_checkpoint(options.model)
     if checkpoint.card is None:
         parser.error(f"{options.model} has no card: give what facestyle train wrote")
-    card = replace(checkpoint.card, name=options.name)
+    card, parts = replace(checkpoint.card, name=options.name), checkpoint.parts
+    if options.without:
+        kept = tuple(name for name in card.domains if name not in options.without.split(","))
+        parts = kept_alone(parts, card.domains, kept)
+        card = replace(card, domains=kept)
     if options.about:
         card = replace(card, about=options.about)
     if options.scores:
@@ -48,7 +77,7 @@ def main() -> None:
         card = replace(card, scores=measured["card"])
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.name.replace('-', '_')}.safetensors"
-    save_model(path, checkpoint.parts, card, half=True)
+    save_model(path, parts, card, half=True)
     written = [path]
     if options.scores:
         model = open_translator(path, device="cpu", runtime="torch", precision="fp32")

@@ -10,9 +10,11 @@ import models
 import pytest
 import torch
 from models import RECIPES, TRAINED, Recipe, Stage, in_time, stretched
+from ship import kept_alone
 
 from facestyle import training
 from facestyle.families import family_named
+from facestyle.families.stargan.objective import Config, Task
 from facestyle.training import Estimate
 from facestyle.training.config import resolve
 
@@ -85,3 +87,28 @@ def test_runs_fit_into_the_minutes_and_keep_their_lengths(
         stages = in_time("some", recipe, recipe.cpu, options)
         assert [stage.tables["run"]["steps"] for stage in stages] == [150, 50]
     assert json.loads((tmp_path / "some-minutes.json").read_text())["minutes"] == 5 / TRAINED
+
+
+def test_what_is_left_out_is_off_and_all_else_as_it_was() -> None:
+    config = Config(
+        image_size=16, g_width=4, g_blocks=1, d_width=4, d_layers=2, roughness=1.0,
+        judge="attributes",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    whole, few = Task(config, 4), Task(config, 2)
+    parts = kept_alone(whole.model_parts(), ["a", "b", "c", "d"], ["c", "a"])
+    for part, network in few.networks.items():
+        network.load_state_dict(dict(parts[part]))  # strict, shapes and all
+
+    x = torch.rand(3, 3, 16, 16) * 2 - 1
+    label = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # of c and a
+    all_labels = torch.zeros(3, 4)
+    all_labels[:, [2, 0]] = label
+    with torch.inference_mode():
+        made = few.networks["G"](x, label)
+        assert torch.allclose(made, whole.networks["G"](x, all_labels), atol=1e-5)
+        assert not torch.equal(made, few.networks["G"](x, 1 - label))
+        few_said, few_known = few.networks["D"](x)
+        said, known = whole.networks["D"](x)
+    assert torch.allclose(few_known, known[:, [2, 0]], atol=1e-5)
+    assert torch.allclose(few_said, said[:, [2, 0, 6, 4]], atol=1e-5)
