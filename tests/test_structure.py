@@ -24,6 +24,7 @@ FLOORS = [
     {"families"},
     {"backend_openvino"},
     {
+        "adversarial",
         "augment",
         "backend_onnx",
         "backend_torch",
