@@ -64,7 +64,12 @@ def main() -> None:
         parser.error(f"{options.model} has no card: give what facestyle train wrote")
     card, parts = replace(checkpoint.card, name=options.name), checkpoint.parts
     if options.without:
-        kept = tuple(name for name in card.domains if name not in options.without.split(","))
+        left_out = options.without.split(",")
+        if strangers := [name for name in left_out if name not in card.domains]:
+            parser.error(f"{options.model} does not know {', '.join(strangers)}")
+        if set(left_out) & set(",".join(card.exclusive).split(",")):
+            parser.error("one of an exclusive group cannot be left out")
+        kept = tuple(name for name in card.domains if name not in left_out)
         parts = kept_alone(parts, card.domains, kept)
         card = replace(card, domains=kept)
     if options.about:

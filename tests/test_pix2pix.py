@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import facestyle
+from facestyle.adversarial import cross_entropy
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -41,7 +42,6 @@ from facestyle.families.pix2pix.objective import (
     Config,
     Task,
     learning_rate,
-    realness_loss,
     sizes_of,
 )
 from facestyle.pipeline import restyle
@@ -404,8 +404,8 @@ def batch_of(number: int, step: int, image_size: int = 32) -> dict[str, Tensor]:
 def test_losses_by_hand() -> None:
     logits = torch.tensor([[[[0.0, 2.0]]]])
     # -log sigmoid(0), -log sigmoid(2); and toward 0, with the signs turned.
-    assert float(realness_loss(logits, real=True)) == pytest.approx((0.693147 + 0.126928) / 2)
-    assert float(realness_loss(logits, real=False)) == pytest.approx((0.693147 + 2.126928) / 2)
+    assert float(cross_entropy(logits, real=True)) == pytest.approx((0.693147 + 0.126928) / 2)
+    assert float(cross_entropy(logits, real=False)) == pytest.approx((0.693147 + 2.126928) / 2)
     rates = [learning_rate(TINY, step) / TINY.lr for step in range(8)]
     assert rates == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
 

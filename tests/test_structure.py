@@ -29,6 +29,7 @@ FLOORS = [
         "backend_onnx",
         "backend_torch",
         "faces",
+        "initialisation",
         "norms",
         "resampling",
         "updates",

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.adversarial import cross_entropy
 from facestyle.families.pix2pix.networks import Discriminator, Generator, Sizes
 from facestyle.updates import Optimisers
 
@@ -66,11 +66,6 @@ def sizes_of(config: Config) -> Sizes:
         norm=config.norm,
         dropout=config.dropout,
     )
-
-
-def realness_loss(logits_N1hw: Tensor, real: bool) -> Tensor:
-    """Binary cross-entropy with logits toward 1 (``real``) or 0, mean over patches and batch."""
-    return F.softplus(-logits_N1hw if real else logits_N1hw).mean()
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -138,8 +133,8 @@ class Task:
         with self._autocast():
             logits_fake, logits_real = judge(x, fake.detach()), judge(x, y)
         losses = {
-            "D/fake": realness_loss(logits_fake.float(), real=False),
-            "D/real": realness_loss(logits_real.float(), real=True),
+            "D/fake": cross_entropy(logits_fake.float(), real=False),
+            "D/real": cross_entropy(logits_real.float(), real=True),
         }
         self.optimisers.update(0.5 * (losses["D/fake"] + losses["D/real"]), "D")
 
@@ -147,7 +142,7 @@ class Task:
         judge.requires_grad_(False)
         with self._autocast():
             logits = judge(x, fake)
-        losses["G/adv"] = realness_loss(logits.float(), real=True)
+        losses["G/adv"] = cross_entropy(logits.float(), real=True)
         losses["G/l1"] = config.l1 * (fake - y).abs().mean()
         self.optimisers.update(losses["G/adv"] + losses["G/l1"], "G")
         self.step_index += 1

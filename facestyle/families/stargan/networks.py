@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.initialisation import he_init
 from facestyle.norms import instance_norm
 from facestyle.resampling import DoublingConv
 
@@ -150,8 +151,7 @@ class Painter(nn.Module):
         self.painted = nn.Conv2d(width, COLOURS, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                he_init(module)
         for block in (*self.blocks, *self.joined):
             block.conv2.weight.data.mul_(0.2)  # type: ignore[union-attr]
         self.painted.weight.data.mul_(0.02)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from facestyle.adversarial import R1_EVERY, r1_penalty
 from facestyle.augment import moved
 from facestyle.families.stargan.networks import SLOPE, Discriminator, Generator, Painter
+from facestyle.initialisation import he_init
 from facestyle.updates import Optimisers
 
 
@@ -180,16 +181,6 @@ def ailments(losses: Mapping[str, float], guessing: float) -> list[str]:
     return found
 
 
-def _wake(discriminator: Discriminator) -> None:
-    """He's initialisation: with torch's own, a signal is a hundredth after five layers, and the
-    first thousand iterations pass before it is heard."""
-    for module in discriminator.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, a=SLOPE)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 class Task:
     """StarGAN in training: networks, optimisers, one ``step`` a batch."""
 
@@ -241,7 +232,7 @@ class Task:
             }
         )
         if config.judge == "attributes":
-            _wake(self._discriminator)
+            he_init(self._discriminator, SLOPE)
         if compile:
             for network in self.networks.values():
                 network.compile(dynamic=False)

@@ -31,6 +31,7 @@ from facestyle.families.stargan_v2.networks import (
     high_pass_masks,
     landmark_heatmaps,
 )
+from facestyle.initialisation import he_init
 from facestyle.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Task:
             "discriminator": Discriminator(sizes),
         }
         self.networks = {
-            part: net.apply(_he_init).to(self.device).to(memory_format=torch.channels_last)
+            part: he_init(net).to(self.device).to(memory_format=torch.channels_last)
             for part, net in networks.items()
         }
         self.averages = {
@@ -346,11 +347,3 @@ class Task:
             for part, network in mine.items():
                 network.load_state_dict(saved[part])
         self.optimisers.load_state_dict(state["optimisers"])
-
-
-def _he_init(module: nn.Module) -> None:
-    """Kaiming normal (fan in, ReLU) weights and zero bias on convolutions and linears."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

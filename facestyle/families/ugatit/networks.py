@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.initialisation import he_init
 from facestyle.norms import EPS, instance_norm, statistics, wide
 from facestyle.resampling import DoublingConv
 
@@ -400,10 +401,7 @@ class Judge(nn.Module):
             self.main.append(nn.LeakyReLU(SLOPE))
             wide = width * 2**level
         self.main.append(nn.Conv2d(wide, 2, 3, padding=1))
-        for module in self.main:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, SLOPE)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        he_init(self, SLOPE)
 
     def forward(self, x_NCHW: Tensor, domain_N: Tensor) -> Tensor:
         """(N, 3, H, W) pictures, (N,) 0 or 1 → (N, P) logits, one a patch."""
