@@ -25,6 +25,7 @@ def restyle(
     detector: Detector | None = None,
     min_score: float | None = None,
     detail: float | None = None,
+    tone: float | None = None,
 ) -> np.ndarray:
     """The picture with its face, or faces, in another style.
 
@@ -37,6 +38,8 @@ def restyle(
         min_score: the detector's score from which a candidate counts as a face.
         detail: how much of the photo's own detail stays, 0 to 1, see ``align.paste``; by
             default ``usual_detail``.
+        tone: how much of its skin tone and light stays, 0 to 1, see ``align.paste``; by default
+            ``usual_tone``.
 
     Returns:
         uint8 RGB of the same size; pixels outside the faces' masks are bit-equal.
@@ -49,7 +52,9 @@ def restyle(
     results_NHWC = translate_crops(aligned, model, style)
     if detail is None:
         detail = usual_detail(model.card.alignment, model.card.pasted)
-    return paste_all(picture_HWC, aligned, results_NHWC, detail=detail)
+    if tone is None:
+        tone = usual_tone(model.card.alignment, model.card.pasted, style)
+    return paste_all(picture_HWC, aligned, results_NHWC, detail=detail, tone=tone)
 
 
 def usual_detail(template: str, pasted: str) -> float:
@@ -59,6 +64,12 @@ def usual_detail(template: str, pasted: str) -> float:
     if template == "none":
         return 0.0
     return DETAIL if pasted == "face" else 0.5
+
+
+def usual_tone(template: str, pasted: str, style: Style) -> float:
+    """All of a face's own where a seed draws the style: it asks for another face, not for another
+    skin. A reference's tone is part of what it is given for."""
+    return 1.0 if style.drawn and template != "none" and pasted == "face" else 0.0
 
 
 def aligned_faces(
@@ -98,10 +109,11 @@ def paste_all(
     results_NHWC: np.ndarray,
     *,
     detail: float = DETAIL,
+    tone: float = 0.0,
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
     for one, result_HWC in zip(aligned, results_NHWC, strict=True):
-        picture_HWC = paste(picture_HWC, one, result_HWC, detail=detail)
+        picture_HWC = paste(picture_HWC, one, result_HWC, detail=detail, tone=tone)
     return picture_HWC
 
 

@@ -56,6 +56,8 @@ class Style:
     """float32 (1, S) style code; None where the model has one fixed style a domain."""
     edit: Edit | None = None
     """Changes of the face's own attributes, for attribute models."""
+    drawn: bool = False
+    """Whether the code was drawn by a seed, not read off a reference."""
     noise_seed: int | None = None
     """Seed of the dropout noise, where the style is that."""
     origin: str
@@ -174,7 +176,8 @@ class Translator:
         if psi != 1:
             mean_NS = self._mean_code(domain)
             code_NS = mean_NS + np.float32(psi) * (code_NS - mean_NS)
-        return Style(domain=domain, code_NS=code_NS, origin=f"seed {seed}, psi {psi:g}")
+        origin = f"seed {seed}, psi {psi:g}"
+        return Style(domain=domain, code_NS=code_NS, drawn=True, origin=origin)
 
     def style_of(self, reference_NCHW: np.ndarray, domain: str, origin: str = "reference") -> Style:
         """The style of one aligned reference face (1, 3, H, W), as a member of ``domain``.

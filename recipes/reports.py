@@ -76,7 +76,12 @@ class Bench:
         known, before_HWC = KnownFace(source.face), source.pixels_HWC
         (aligned,) = aligned_faces(before_HWC, self.model, detector=known)
         picture_HWC = facestyle.restyle(
-            before_HWC, self.model, style, detector=known, detail=self.options.detail
+            before_HWC,
+            self.model,
+            style,
+            detector=known,
+            detail=self.options.detail,
+            tone=self.options.tone,
         )
         crop_HWC = judges.cut(picture_HWC, source.face.landmarks_52)
         embedding_E = self.embed(crop_HWC)

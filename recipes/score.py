@@ -99,6 +99,11 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         type=float,
         help="of the photo that stays, see facestyle.restyle (default: what users get)",
     )
+    add(
+        "--tone",
+        type=float,
+        help="of the photo's skin tone that stays, see facestyle.restyle (default: as users get)",
+    )
     add("--seed", type=int, default=0, help="of the classifier's training")
     add(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="of the classifier's training"
@@ -153,7 +158,7 @@ def main() -> None:
     document = {
         "settings": {
             name: getattr(options, name)
-            for name in ("detail", "seed", "precision", *own)
+            for name in ("detail", "tone", "seed", "precision", *own)
             if name != "held_out"
         },
         "portraits": len(bench.people),

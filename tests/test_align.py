@@ -132,6 +132,29 @@ def test_an_unchanged_crop_leaves_the_photo_as_it_was() -> None:
     assert np.abs(output.astype(int) - picture).max() <= 1
 
 
+@pytest.mark.parametrize("detail", [0.0, 0.65])
+def test_a_face_keeps_its_tone_and_takes_the_features(detail: float) -> None:
+    """Another skin, and a dark stripe as wide as a brow: the stripe alone comes through."""
+    picture = np.full((300, 300, 3), (110, 80, 60), np.uint8)
+    aligned = align(picture, landmarks(250, 0, (150, 150)), "ffhq-512", SIDE)
+    result = np.full_like(aligned.crop_HWC, (200, 170, 150))
+    stripe = slice(SIDE // 2, SIDE // 2 + round(0.06 * SIDE))
+    result[stripe] -= 80
+    rows = {
+        tone: paste(picture, aligned, result, detail=detail, tone=tone)[:, 150].astype(int)
+        for tone in (0.0, 0.5, 1.0)
+    }
+    middle = np.flatnonzero(paste_mask(aligned, 300, 300)[:, 150] == 1)
+    skin = {
+        tone: float(np.median(row[middle] - picture[middle, 150])) for tone, row in rows.items()
+    }
+    assert abs(skin[0.0] - 90) < 3
+    assert abs(skin[0.5] - 45) < 8
+    assert abs(skin[1.0]) < 15
+    for row in rows.values():
+        assert np.median(row[middle]) - row[middle].mean(axis=1).min() > 50
+
+
 def test_a_brightness_change_keeps_the_fine_grain_and_detail_0_does_not() -> None:
     picture = noise_picture(600, 600)
     aligned = align(picture, landmarks(500, 0, (300, 300)), "ffhq-512", SIDE)

@@ -373,12 +373,12 @@ def test_an_option_without_effect_is_said_to_have_none(here: Path, tiny_model: P
     common = ("translate", "a.jpg", "-d", "male", "-m", tiny_model)
     said = facestyle(*common, "--align", "none", "--face", 2, "--min-score", 0.5).stderr
     assert "--face, --min-score: no effect" in said
-    said = facestyle(*common, "--crop-only", "--detail", 0.5, "--overwrite").stderr
-    assert "--detail: no effect" in said
+    said = facestyle(*common, "--crop-only", "--detail", 0.5, "--tone", 0, "--overwrite").stderr
+    assert "--detail, --tone: no effect" in said
     assert "no effect" not in facestyle(*common, "--overwrite").stderr
 
 
-def test_detail_is_the_pipelines_own_unless_given(here: Path, tiny_model: Path) -> None:
+def test_detail_and_tone_are_the_pipelines_own_unless_given(here: Path, tiny_model: Path) -> None:
     from facestyle.faces.align import DETAIL
 
     told = " ".join(facestyle("translate", "-h").stdout.split())
@@ -388,10 +388,13 @@ def test_detail_is_the_pipelines_own_unless_given(here: Path, tiny_model: Path) 
         ("1.png", []),
         ("2.png", ["--detail", DETAIL]),
         ("3.png", ["--detail", 0]),
+        ("4.png", ["--tone", 1]),
+        ("5.png", ["--tone", 0.5]),
     ):
         facestyle(*common, *options, "-o", name)
-    one, two, three = (Path(name).read_bytes() for name in ("1.png", "2.png", "3.png"))
-    assert one == two != three
+    one, two, three, four, five = (Path(f"{n}.png").read_bytes() for n in range(1, 6))
+    assert one == two == four
+    assert len({one, three, five}) == 3
 
 
 def test_json_lines_for_results_and_errors(here: Path, tiny_model: Path) -> None:

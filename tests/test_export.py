@@ -530,7 +530,11 @@ for style in (style, reference_style(one_HWC, model, None)):
 
 # What makes each family's networks small; more than one row where their structure differs.
 SMALL: Mapping[str, list[dict[str, Any]]] = {
-    "stargan-v2": [{"image_size": 16, "first_width": 8, "max_width": 16, "mapping_width": 32}],
+    "stargan-v2": [
+        {"image_size": 16, "first_width": 8, "max_width": 16, "mapping_width": 32,
+         "roughness": roughness}
+        for roughness in (0.0, 1.0)
+    ],
     "ugatit": [
         {"image_size": 32, "width": 4, "blocks": 1, "light": light, "global_layers": 4,
          "local_layers": 3}

@@ -11,8 +11,8 @@ from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
 from facestyle.faces.align import DETAIL, align, paste_mask, template_points
-from facestyle.pipeline import reference_style, restyle, usual_detail
-from facestyle.translator import Translator
+from facestyle.pipeline import reference_style, restyle, usual_detail, usual_tone
+from facestyle.translator import Style, Translator
 
 SIDE = 64
 
@@ -79,7 +79,7 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
     model = fake_model()
     model = Translator(replace(model.card, pasted=pasted), model.backend)
     output = restyle(
-        picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face])
+        picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face]), tone=0
     )
     aligned = align(picture, face.landmarks_52, "celeba", SIDE, pasted)
     mask = paste_mask(aligned, *picture.shape[:2])
@@ -91,6 +91,11 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
 def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     assert usual_detail("celeba", "face") == DETAIL > usual_detail("celeba", "crop") > 0
     assert usual_detail("none", "face") == usual_detail("none", "crop") == 0
+    model = fake_model()
+    drawn, read = model.sample_style("bright"), Style(domain="bright", origin="reference")
+    assert usual_tone("celeba", "face", drawn) == 1
+    assert usual_tone("celeba", "face", read) == usual_tone("celeba", "crop", drawn) == 0
+    assert usual_tone("none", "face", drawn) == 0
 
 
 def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:

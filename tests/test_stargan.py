@@ -27,7 +27,6 @@ from facestyle.families.stargan.networks import (
     Classifier,
     Discriminator,
     Generator,
-    Painter,
     discriminator_sizes,
     generator_sizes,
 )
@@ -40,7 +39,6 @@ from facestyle.families.stargan.objective import (
     judged,
     learning_rate_factor,
     one_changed,
-    roughness,
 )
 from facestyle.training.config import resolve
 from facestyle.translator import Edit
@@ -720,33 +718,6 @@ def test_the_papers_settings() -> None:
     assert (card.exclusive, card.attribute_sets, card.styles) == ((HAIR,), (), ("attributes",))
     one_hot = FAMILY.new_card(replace(config, labels="one-hot"), ("a", "b"))
     assert one_hot.exclusive == ("a,b",)
-
-
-# --- Attention -------------------------------------------------------------------------------
-
-
-def test_a_painter_begins_with_next_to_no_change_and_follows_every_label() -> None:
-    torch.manual_seed(0)
-    painter = Painter(labels=2, width=4, blocks=1)
-    x, label = torch.rand(2, 3, 16, 16) * 2 - 1, torch.zeros(2, 2)
-    with torch.inference_mode():
-        made = painter(x, label)
-        assert 0 < float((made - x).abs().mean()) < 0.1
-        other = painter(x, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-        assert (other != made).flatten(1).any(dim=1).all()
-        # What is not changed keeps all its digits, and nothing leaves the range of pictures.
-        nn.init.zeros_(painter.painted.weight)
-        assert torch.equal(painter(x, label), x)
-        nn.init.constant_(painter.painted.bias, 3.0)
-        assert float(painter(x, label).max()) == 1
-
-
-def test_roughness_is_the_mean_step_between_neighbours() -> None:
-    change = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])[None, None]
-    assert float(roughness(change)) == pytest.approx(2 / 4)
-    checkered = torch.arange(8)[:, None] + torch.arange(8)
-    assert float(roughness((checkered % 2).float()[None, None])) == 2
-    assert float(roughness(torch.full((2, 1, 4, 4), 0.3))) == 0
 
 
 # --- Judged by attribute ---------------------------------------------------------------------

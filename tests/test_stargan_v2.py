@@ -33,6 +33,7 @@ from facestyle.families.stargan_v2.networks import (
     MaskedGenerator,
     Sizes,
     StyleEncoder,
+    built_generator,
     high_pass_masks,
     instance_norm,
     landmark_heatmaps,
@@ -261,7 +262,7 @@ def test_the_landmark_network_makes_masks_of_a_face(hpf: Golden, tmp_path: Path)
 
 def networks_of(sizes: Sizes) -> dict[str, nn.Module]:
     return {
-        "generator": Generator(sizes),
+        "generator": built_generator(sizes),
         "mapping_network": MappingNetwork(sizes),
         "style_encoder": StyleEncoder(sizes),
     }
@@ -290,6 +291,9 @@ VARIANTS = {
     "high-pass 1": replace(SMALL, image_size=64, w_hpf=1.0),
     "high-pass 0.5": replace(SMALL, image_size=64, w_hpf=0.5),
     "high-pass 256 px": replace(SMALL, image_size=256, first_width=4, max_width=8, w_hpf=1.0),
+    "painter": replace(SMALL, painter_blocks=2),
+    "painter 16 px": replace(SMALL, image_size=16, painter_blocks=1),
+    "painter 128 px": replace(SMALL, image_size=128, first_width=4, painter_blocks=3),
 }
 
 
@@ -318,10 +322,10 @@ def test_build_save_reload(name: str, fan_state: State, tmp_path: Path) -> None:
 
     x = torch.rand(2, 3, sizes.image_size, sizes.image_size) * 2 - 1
     z, y = torch.randn(2, sizes.latent_dim), torch.tensor([0, sizes.domains - 1])
-    masks = tuple(torch.rand(2, 1, 256, 256) for _ in range(2)) if sizes.w_hpf > 0 else None
+    masks = [tuple(torch.rand(2, 1, 256, 256) for _ in range(2))] if sizes.w_hpf > 0 else []
     with torch.inference_mode():
         styles = [built["mapping_network"](z, y), built["style_encoder"](x, y)]
-        fake = built["generator"](x, styles[0], masks)
+        fake = built["generator"](x, styles[0], *masks)
         assert fake.shape == x.shape
         for loaded in (modules, again):
             generator = loaded["generator"]
@@ -329,7 +333,7 @@ def test_build_save_reload(name: str, fan_state: State, tmp_path: Path) -> None:
             assert not generator.training
             assert torch.equal(loaded["mapping"](z, y), styles[0])
             assert torch.equal(loaded["encoder"](x, y), styles[1])
-            assert torch.equal(inner(x, styles[0], masks), fake)
+            assert torch.equal(inner(x, styles[0], *masks), fake)
 
 
 def test_published_widths_without_a_style_encoder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,16 +23,18 @@ from PIL import Image
 
 import facestyle
 from facestyle import training
-from facestyle.adversarial import cross_entropy, r1_penalty
+from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
 from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,
+    Task,
     diversity_weight,
     sample,
 )
+from facestyle.painter import Painter
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import Progress, Sheet, fit, read_metrics
@@ -111,6 +114,26 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight() -> None:
     assert torch.isclose(penalty, 0.5 * weight.square().sum())
 
 
+def test_r1_of_patches_is_that_of_their_mean() -> None:
+    x = torch.randn(5, 3, 4, 4, requires_grad=True)
+    weight_P3HW = torch.randn(6, 3, 4, 4)
+    penalty = r1_penalty((x[:, None] * weight_P3HW).sum(dim=(2, 3, 4)), x)
+    assert torch.isclose(penalty, 0.5 * weight_P3HW.mean(dim=0).square().sum())
+
+
+@pytest.mark.parametrize("side", [32, 48, 64, 100])
+def test_a_judge_hears_every_size_and_answers_by_domain(side: int) -> None:
+    torch.manual_seed(0)
+    judge, x = Judge(side, 8, domains=3), torch.randn(4, 3, side, side)
+    with torch.inference_mode():
+        alone = [judge(x, torch.full((4,), domain)) for domain in range(3)]
+        mixed = judge(x, torch.tensor([0, 1, 2, 1]))
+    assert alone[0].shape in ((4, 4), (4, 9))
+    for place, domain in enumerate((0, 1, 2, 1)):
+        assert torch.equal(mixed[place], alone[domain][place])
+    assert float((alone[0] - alone[0].mean(dim=0)).std()) > 0.1, "the picture is not heard"
+
+
 def test_realness_loss_is_cross_entropy_with_logits() -> None:
     logits = torch.randn(7)
     for real in (True, False):
@@ -121,6 +144,67 @@ def test_realness_loss_is_cross_entropy_with_logits() -> None:
 
 def test_the_diversity_weight_falls_linearly_and_stays_at_zero() -> None:
     assert [diversity_weight(2.0, 100, step) for step in (0, 25, 100, 1000)] == [2, 1.5, 0, 0]
+
+
+def judged_batch(generator: torch.Generator, size: int = 8) -> dict[str, torch.Tensor]:
+    """Domain 0 is dark, domain 1 bright."""
+    y_N, y_ref_N = (torch.arange(size) % 2, torch.arange(size) // 2 % 2)
+
+    def pictures(domain_N: torch.Tensor) -> torch.Tensor:
+        noise = torch.rand(size, 3, 16, 16, generator=generator) - 0.5
+        return 0.6 * noise + domain_N[:, None, None, None] - 0.5
+
+    codes = torch.randn(2, size, 16, generator=generator)
+    return {
+        "x_NCHW": pictures(y_N), "y_N": y_N, "y_ref_N": y_ref_N,
+        "ref_NCHW": pictures(y_ref_N), "ref2_NCHW": pictures(y_ref_N),
+        "z_NL": codes[0], "z2_NL": codes[1],
+    }  # fmt: skip
+
+
+JUDGED = Config(
+    image_size=16, first_width=8, max_width=16, mapping_width=16, alternate=True, r1=0.01,
+    r1_every=4, lr=2e-3, mapping_lr=2e-3, diversity=0.0, ema=0.9, judge="plain", judge_width=4,
+    warmup_steps=20,
+)  # fmt: skip
+
+
+def test_first_a_plain_judge_learns_alone_then_all() -> None:
+    torch.manual_seed(0)
+    task, noise = Task(JUDGED, 2), torch.Generator().manual_seed(0)
+    assert isinstance(task.networks["discriminator"], Judge)
+    before = {part: [p.clone() for p in n.parameters()] for part, n in task.networks.items()}
+
+    def moved(part: str) -> bool:
+        now = task.networks[part].parameters()
+        return not all(torch.equal(a, b) for a, b in zip(before[part], now, strict=True))
+
+    for _ in range(20):
+        assert all(name.startswith("D/") for name in task.step(judged_batch(noise)))
+    assert [part for part in task.networks if moved(part)] == ["discriminator"]
+    for _ in range(2):
+        losses = task.step(judged_batch(noise))
+    assert "G/reference/adv" in losses
+    assert all(moved(part) for part in task.networks)
+
+
+@pytest.mark.parametrize("roughness", [0.0, 0.01])
+def test_a_plain_judge_teaches_the_domains(roughness: float) -> None:
+    """Nothing but the judge says that domain 1 is bright, to either generator."""
+    torch.manual_seed(0)
+    config = replace(JUDGED, cycle=0.1, roughness=roughness, blocks=1)
+    task, noise = Task(config, 2), torch.Generator().manual_seed(0)
+    assert isinstance(task.networks["generator"], Painter) is (roughness > 0)
+    for _ in range(140):
+        losses = task.step(judged_batch(noise))
+    assert ("G/reference/rough" in losses) is (roughness > 0)
+    batch = judged_batch(noise)
+    with torch.inference_mode():
+        s = task.averages["mapping_network"](batch["z_NL"], batch["y_ref_N"])
+        fake = task.averages["generator"](batch["x_NCHW"], s)
+    brightness_N = fake.mean(dim=(1, 2, 3)) - batch["x_NCHW"].mean(dim=(1, 2, 3))
+    crossed_N = batch["y_ref_N"] - batch["y_N"]
+    assert float((brightness_N * crossed_N).sum() / crossed_N.abs().sum()) > 0.4
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -208,6 +292,11 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("huge", {}, "compact"),
         ("paper", {"ugatit": {}}, "unknown table"),
         ("paper", {"stargan-v2": {"image_size": 100}}, "nearest: 128"),
+        ("paper", {"stargan-v2": {"judge": "patches"}}, "known: residual, plain"),
+        ("paper", {"stargan-v2": {"judge_width": 0}}, "expected 1 or more"),
+        ("paper", {"stargan-v2": {"roughness": -1.0}}, "expected 0 or more"),
+        ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
+        ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
         ("paper", {"run": {"precision": "fp8"}}, "bf16"),
     ],

@@ -29,7 +29,6 @@ from facestyle.families.ugatit.networks import (
     Discriminator,
     Generator,
     InstanceNorm,
-    Judge,
     Sizes,
     SpectralConv,
     SpectralLinear,
@@ -599,19 +598,6 @@ def test_an_iteration_trains_every_network_and_keeps_rho_a_mixture() -> None:
 
 
 JUDGED = replace(TINY, judge="domains", judge_width=4)
-
-
-@pytest.mark.parametrize("side", [32, 48, 64, 100])
-def test_a_judge_hears_every_size_and_answers_by_domain(side: int) -> None:
-    torch.manual_seed(0)
-    judge, x = Judge(side, 8), torch.randn(4, 3, side, side)
-    with torch.inference_mode():
-        first, second = (judge(x, torch.full((4,), domain)) for domain in (0, 1))
-        mixed = judge(x, torch.tensor([0, 1, 0, 1]))
-    assert first.shape in ((4, 4), (4, 9))
-    assert torch.equal(mixed[::2], first[::2])
-    assert torch.equal(mixed[1::2], second[1::2])
-    assert float((first - first.mean(dim=0)).std()) > 0.1, "the picture is not heard"
 
 
 def test_first_the_judge_learns_alone_then_both() -> None:

@@ -49,6 +49,15 @@ Detail = Annotated[
         help="How much of the photo's fine detail stays (default: 0.65; 0.5 for changes of hair).",
     ),
 ]
+Tone = Annotated[
+    float | None,
+    typer.Option(
+        "--tone",
+        min=0,
+        max=1,
+        help="How much of the photo's skin tone stays (default: 1 by seed, 0 by reference).",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo results that exist.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all below.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first bad picture.")]
@@ -123,6 +132,7 @@ def translate(
     align: Align = None,
     crop_only: CropOnly = False,
     detail: Detail = None,
+    tone: Tone = None,
     overwrite: Overwrite = False,
     recursive: Recursive = False,
     fail_fast: FailFast = False,
@@ -174,7 +184,7 @@ def translate(
         wish = Wish(
             inputs=inputs, output=output, model=model or shipped_model(sorted(wanted)),
             domains=domains, face=face, detector=detector, min_score=min_score, align=align,
-            crop_only=crop_only, detail=detail, overwrite=overwrite, recursive=recursive,
+            crop_only=crop_only, detail=detail, tone=tone, overwrite=overwrite, recursive=recursive,
             fail_fast=fail_fast, dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata,
             format=format, device=device, runtime=runtime, precision=precision, offline=offline,
             cam=cam, workers=workers, engine=engine,
@@ -208,6 +218,7 @@ def reference(
     align: Align = None,
     crop_only: CropOnly = False,
     detail: Detail = None,
+    tone: Tone = None,
     overwrite: Overwrite = False,
     recursive: Recursive = False,
     fail_fast: FailFast = False,
@@ -234,7 +245,7 @@ def reference(
     wish = Wish(
         inputs=[source], output=output, model=model, domains=domains,
         face=face, detector=detector, min_score=min_score, align=align, crop_only=crop_only,
-        detail=detail, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
+        detail=detail, tone=tone, overwrite=overwrite, recursive=recursive, fail_fast=fail_fast,
         dry_run=dry_run, mark=not no_mark, keep_metadata=keep_metadata, format=format,
         device=device, runtime=runtime, precision=precision, offline=offline, cam=False,
         workers=workers, engine=engine,

@@ -45,6 +45,7 @@ class Wish:
     align: str | None
     crop_only: bool
     detail: float | None
+    tone: float | None
     overwrite: bool
     recursive: bool
     fail_fast: bool
@@ -433,7 +434,13 @@ class _Session:
         pixels_HWC = (
             results_NHWC[0]
             if wish.crop_only
-            else paste_all(picture.pixels_HWC, work.aligned, results_NHWC, detail=self.detail)
+            else paste_all(
+                picture.pixels_HWC,
+                work.aligned,
+                results_NHWC,
+                detail=self.detail,
+                tone=self.tone(style),
+            )
         )
         target = job.target or _binary(sys.stdout, "stdout")
         if job.target is not None and wish.output is not None:
@@ -467,6 +474,14 @@ class _Session:
         )
         work.report.result({"output": str(beside), "status": "attention"}, str(beside))
 
+    def tone(self, style: Style) -> float:
+        """What stays of the photo's, in this style."""
+        from facestyle.pipeline import usual_tone
+
+        if self.wish.tone is not None:
+            return self.wish.tone
+        return usual_tone(self.template, self.translator.card.pasted, style)
+
     def recipe(self, style: Style) -> dict[str, object]:
         """All that is needed to make the same picture again."""
         card, wish = self.translator.card, self.wish
@@ -479,6 +494,7 @@ class _Session:
             "align": self.template,
             "face": wish.face,
             "detail": self.detail,
+            "tone": self.tone(style),
             "precision": self.translator.backend.precision,
         }
 
@@ -580,7 +596,9 @@ def _tell_without_effect(
         }
         if template_of(wish, translator) == "none"
         else {},
-        "--crop-only": {"--detail": wish.detail is not None} if wish.crop_only else {},
+        "--crop-only": {"--detail": wish.detail is not None, "--tone": wish.tone is not None}
+        if wish.crop_only
+        else {},
         "a single picture": {"--workers": wish.workers is not None} if alone else {},
     }
     for what, given in options_of.items():

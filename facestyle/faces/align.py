@@ -61,6 +61,7 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
     "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
 }
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
+TONE_SIGMA = 0.25  # of the Gaussian that leaves skin tone and light, share of the crop's side
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -175,7 +176,12 @@ def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int
 
 
 def paste(
-    picture_HWC: Pixels, aligned: AlignedFace, result_HWC: Pixels, *, detail: float = DETAIL
+    picture_HWC: Pixels,
+    aligned: AlignedFace,
+    result_HWC: Pixels,
+    *,
+    detail: float = DETAIL,
+    tone: float = 0.0,
 ) -> Pixels:
     """The picture with the face's restyled crop put back; pixels outside the mask are untouched.
 
@@ -191,6 +197,8 @@ def paste(
         detail: 0 takes the enlarged crop alone; 0.5 lays all of the model's change over all of
             the photo's fine detail; 1 lets through only the change that follows the photo's own
             edges, which keeps most of the person and least of the style.
+        tone: how much of the photo's skin tone and light stays: 0 takes the result's, 1 takes
+            from the result only what is finer than ``TONE_SIGMA``, features and not their light.
     """
     height, width = picture_HWC.shape[:2]
     output = picture_HWC.copy()
@@ -203,6 +211,8 @@ def paste(
     mask = _window_mask(aligned, to_window, shape)[..., None]
     crop = aligned.crop_HWC.astype(np.float32) / 255
     result = result_HWC.astype(np.float32) / 255
+    if tone > 0:
+        result += tone * _large_scale(crop - result)
 
     def enlarge(values: Floats) -> Floats:
         return _to_picture(values, aligned, to_window, shape, side)
@@ -269,6 +279,12 @@ def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tup
     covariance = mean(guide * change_HWC) - mean_guide * mean_change
     gain = covariance / (variance + GUIDE_EPS)
     return mean(gain), mean(mean_change - gain * mean_guide)
+
+
+def _large_scale(values_HWC: Floats) -> Floats:
+    sigma = TONE_SIGMA * len(values_HWC)
+    blurred = cv2.GaussianBlur(values_HWC, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.float32)
 
 
 def _luminance(rgb_HWC: Floats) -> Floats:

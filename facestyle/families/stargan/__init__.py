@@ -40,7 +40,6 @@ ALTERNATIVES = (  # names, in lower case, of which a face has one at a time
 )
 UNUSED = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}  # statistics, fresh
 
-PAINTER = {"stem.weight", "painted.weight"}  # tensors that only a ``networks.Painter`` has
 MAY_BE_0 = ("blocks",)  # of the sizes that tensors tell
 
 # What differs from the paper in each preset. "compact" learns on two CPU cores.
@@ -98,6 +97,8 @@ class StarGAN:
 
     def misfit(self, shapes: Shapes) -> str | None:
         """See ``ModelFamily.misfit``."""
+        from facestyle.painter import is_painter
+
         part = next((part for part in ("G", "D", "") if part in shapes), None)
         if part is None:
             return "it has no part 'G' and is no single network"
@@ -105,7 +106,7 @@ class StarGAN:
         first = state.get("main.0.weight", ())
         if first[1:] == (3, 4, 4) and {"conv1.weight", "conv2.weight"} <= set(state):
             return "it is the discriminator: give the generator's file, <iterations>-G.ckpt"
-        if set(state) >= PAINTER:
+        if is_painter(state):
             return None
         if len(first) != 4 or first[2:] != (7, 7) or first[1] <= 3:
             return "it has no 7 × 7 convolution 'main.0.weight' that takes a picture and labels"
@@ -163,8 +164,7 @@ class StarGAN:
             )
         # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
         with torch.device("meta"):
-            build = networks.Painter if set(found.states["G"][2]) >= PAINTER else networks.Generator
-            generator = build(**found.generator)
+            generator = networks.built_generator(found.generator)
             built: dict[str, nn.Module] = {"G": generator}
             if "D" in found.states:
                 discriminator = networks.Discriminator(**found.discriminator)
@@ -257,7 +257,7 @@ class _Networks:
     states: dict[str, tuple[Path, str, State]]
     """``G``, and ``D`` where it is there: its file, its part's name in it, its tensors."""
     generator: dict[str, int]
-    """``networks.Generator``'s arguments."""
+    """``networks.built_generator``'s sizes."""
     discriminator: dict[str, int]
     """``networks.Discriminator``'s arguments; empty without it."""
 

@@ -9,44 +9,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.initialisation import he_init
 from facestyle.norms import instance_norm
-from facestyle.resampling import DoublingConv
+from facestyle.painter import Painter, is_painter, painter_sizes
 
 Shapes = Mapping[str, Sequence[int]]
 
 SLOPE = 0.01  # of the discriminator's leaky ReLUs
 BEFORE_BLOCKS, AFTER_BLOCKS = 9, 6  # the generator's steps around its residual blocks
 COLOURS = 3
-DEPTH = 3  # a painter's halvings
-WIDEST = 4  # times its first convolution's width, its deepest ones'
 
 
 def generator_sizes(shapes: Shapes) -> dict[str, int]:
-    """``Generator``'s or ``Painter``'s arguments from its tensors' shapes.
+    """``built_generator``'s sizes from its tensors' shapes.
 
     Raises:
         KeyError, IndexError: a tensor that decides a size is missing or no convolution's.
         ValueError: the generator paints something else than pictures.
     """
-    if "stem.weight" in shapes:
-        return {
-            "labels": shapes["joined.0.film.weight"][1],
-            "width": shapes["stem.weight"][0],
-            "blocks": _count(shapes, r"blocks\.\d+\.conv1\.weight"),
-        }
+    if is_painter(shapes):
+        sizes = painter_sizes(shapes)
+        return {"labels": sizes.pop("vector"), **sizes}
     first = shapes["main.0.weight"]
     blocks = _count(shapes, r"main\.\d+\.main\.0\.weight")
     channels = shapes[f"main.{BEFORE_BLOCKS + blocks + AFTER_BLOCKS}.weight"][0]
     if channels != COLOURS:
         raise ValueError(f"its last convolution gives {channels} channels")
     return {"labels": first[1] - COLOURS, "width": first[0], "blocks": blocks}
+
+
+def built_generator(sizes: Mapping[str, int]) -> nn.Module:
+    """The network of these sizes, the published one or a painter, which has a depth too."""
+    if "depth" not in sizes:
+        return Generator(**sizes)
+    return Painter(
+        vector=sizes["labels"], **{name: size for name, size in sizes.items() if name != "labels"}
+    )
 
 
 def discriminator_sizes(shapes: Shapes) -> dict[str, int]:
@@ -124,67 +125,6 @@ class Generator(nn.Module):
         tiled = label_NL[:, :, None, None].expand(-1, -1, *x_NCHW.shape[2:])
         painted: Tensor = self.main(torch.cat([x_NCHW, tiled.to(x_NCHW.dtype)], dim=1))
         return painted
-
-
-class Painter(nn.Module):
-    """Image and label vector → image, for few pictures and few iterations; sides are multiples
-    of 8. Not published.
-
-    It makes the change alone, which begins as next to nothing, from features of every size
-    (U-Net), which the labels scale and shift (FiLM, Perez et al., AAAI 2018). No norms: with
-    instance norm it paints specks, each of which makes all other features of its channel small
-    (StyleGAN2, section 2, "droplets"). No attention: where that closes, nothing opens it again.
-    """
-
-    def __init__(self, *, labels: int, width: int, blocks: int) -> None:
-        super().__init__()
-        widths = [width * min(2**level, WIDEST) for level in range(DEPTH + 1)]
-        self.stem = nn.Conv2d(COLOURS, width, 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(above, below, 4, 2, 1) for above, below in pairwise(widths)
-        )
-        self.blocks = nn.ModuleList(FilmBlock(widths[-1], labels) for _ in range(blocks))
-        self.up = nn.ModuleList(
-            DoublingConv(below, above) for above, below in reversed(list(pairwise(widths)))
-        )
-        self.joined = nn.ModuleList(FilmBlock(above, labels) for above in reversed(widths[:-1]))
-        self.painted = nn.Conv2d(width, COLOURS, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                he_init(module)
-        for block in (*self.blocks, *self.joined):
-            block.conv2.weight.data.mul_(0.2)  # type: ignore[union-attr]
-        self.painted.weight.data.mul_(0.02)
-
-    def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
-        """(N, 3, H, W) faces and (N, L) target labels → (N, 3, H, W) in [-1, 1]."""
-        x = self.stem(x_NCHW)
-        above = []
-        for down in self.down:
-            above.append(x)
-            x = down(F.relu(x))
-        for block in self.blocks:
-            x = block(x, label_NL)
-        for up, joined in zip(self.up, self.joined, strict=True):
-            x = joined(up(F.relu(x)) + above.pop(), label_NL)
-        # In the face's own type: what is kept keeps all its digits under autocast.
-        return (x_NCHW + self.painted(F.relu(x)).to(x_NCHW.dtype)).clamp(-1, 1)
-
-
-class FilmBlock(nn.Module):
-    """x + two 3 × 3 convolutions of x, the labels' scale and shift between them."""
-
-    def __init__(self, width: int, labels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.film = nn.Linear(labels, 2 * width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x_NCHW: Tensor, label_NL: Tensor) -> Tensor:
-        """The same shape."""
-        scale, shift = self.film(label_NL)[:, :, None, None].chunk(2, dim=1)
-        x = torch.addcmul(shift, self.conv1(F.relu(x_NCHW)), 1 + scale)
-        return x_NCHW + self.conv2(F.relu(x))
 
 
 class Discriminator(nn.Module):

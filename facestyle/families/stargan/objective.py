@@ -22,9 +22,13 @@ from torch import Tensor, nn
 
 from facestyle.adversarial import R1_EVERY, r1_penalty
 from facestyle.augment import moved
-from facestyle.families.stargan.networks import SLOPE, Discriminator, Generator, Painter
+from facestyle.families.stargan.networks import SLOPE, Discriminator, built_generator
 from facestyle.initialisation import he_init
+from facestyle.painter import cost
 from facestyle.updates import Optimisers
+
+PAINTER_DEPTH = 3  # a painter's halvings
+PAINTER_WIDEST = 4  # its deepest convolutions, in multiples of the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +46,9 @@ class Config:
     g_blocks: int = 6
     """The generator's residual blocks."""
     roughness: float = 0.0
-    """Above 0 the generator is a ``networks.Painter``, which makes the change alone; this is the
-    weight of that change's total variation, from 0 up over ``constant_steps``. Not the published
-    way."""
+    """Above 0 the generator is a ``painter.Painter``, which makes the change alone; this is the
+    weight of what that change costs (``painter.cost``), from 0 up over ``constant_steps``. Not
+    the published way."""
     d_width: int = 64
     """Channels of the discriminator's first convolution."""
     d_layers: int = 6
@@ -143,13 +147,6 @@ def gradient_penalty(realness: Tensor, x_NCHW: Tensor) -> Tensor:
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
-def roughness(change_NCHW: Tensor) -> Tensor:
-    """Mean step from pixel to pixel, down and right: total variation (GANimation, Pumarola et
-    al., ECCV 2018, equation 4). Of the change, so that hair and skin keep their own grain."""
-    down = change_NCHW.diff(dim=2).abs().mean()
-    return down + change_NCHW.diff(dim=3).abs().mean()
-
-
 def learning_rate_factor(constant_steps: int, decay_steps: int, step: int) -> float:
     """1 for ``constant_steps`` iterations, then linear to 0 over ``decay_steps``."""
     left = constant_steps + decay_steps - step
@@ -206,8 +203,10 @@ class Task:
         self.bf16 = bf16
         self.step_index = 0
         self._guessing = math.log(domains) if config.labels == "one-hot" else domains * math.log(2)
-        build = Painter if config.roughness else Generator
-        self._generator = build(labels=domains, width=config.g_width, blocks=config.g_blocks)
+        sizes = {"labels": domains, "width": config.g_width, "blocks": config.g_blocks}
+        if config.roughness:
+            sizes |= {"widest": PAINTER_WIDEST * config.g_width, "depth": PAINTER_DEPTH}
+        self._generator: Any = built_generator(sizes)
         self._discriminator = Discriminator(
             attributes=domains,
             width=config.d_width,
@@ -333,7 +332,7 @@ class Task:
             losses["G/rec"] = (back.float() - x).abs().mean()
             total = total + config.reconstruct * losses["G/rec"]
         if config.roughness:
-            losses["G/rough"] = roughness(fake - x)
+            losses["G/rough"] = cost(fake - x)
             risen = min(1.0, self.step_index / max(1, config.constant_steps))
             total = total + config.roughness * risen * losses["G/rough"]
         self.optimisers.update(total, "G")

@@ -27,6 +27,7 @@ Shapes = Mapping[str, Mapping[str, Sequence[int]]]
 
 NAME = "stargan-v2"
 PARTS = {"generator": "generator", "mapping_network": "mapping", "style_encoder": "encoder"}
+MAY_BE_0 = ("w_hpf", "painter_blocks")  # of the sizes that tensors tell
 LANDMARK_FILE = "wing.ckpt"  # the published 98-landmark FAN, for checkpoints that lack theirs
 
 # What differs from the paper in each preset. "paper" is AFHQ's setting at 256 px; "compact"
@@ -72,12 +73,17 @@ class StarGANv2:
 
     def misfit(self, shapes: Shapes) -> str | None:
         """See ``ModelFamily.misfit``."""
-        for part, key in (
+        from facestyle.painter import is_painter
+
+        wanted = [
             ("generator", "from_rgb.weight"),
             ("generator", "decode.0.norm1.fc.weight"),
             ("mapping_network", "shared.0.weight"),
             ("mapping_network", "unshared.0.6.weight"),
-        ):
+        ]
+        if is_painter(shapes.get("generator", {})):
+            wanted = wanted[2:]
+        for part, key in wanted:
             if part not in shapes:
                 return f"it has no part '{part}'"
             if key not in shapes[part]:
@@ -136,7 +142,7 @@ class StarGANv2:
         # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
         with torch.device("meta"):
             built: dict[str, nn.Module] = {
-                "generator": networks.Generator(sizes),
+                "generator": networks.built_generator(sizes),
                 "mapping_network": networks.MappingNetwork(sizes),
             }
             if "style_encoder" in parts:
@@ -169,6 +175,18 @@ class StarGANv2:
                 f"image_size is {side}, expected a power of two from 16 to 1024",
                 f"nearest: {min((2**k for k in range(4, 11)), key=lambda s: abs(s - side))}",
             )
+        if config.roughness < 0 or config.blocks < 1:
+            name, least = ("roughness", 0) if config.roughness < 0 else ("blocks", 1)
+            raise UsageError(f"{name} is {getattr(config, name)}, expected {least} or more")
+        if config.roughness and config.w_hpf:
+            raise UsageError(
+                "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",
+                "w_hpf = 0, or roughness = 0",
+            )
+        if config.judge not in ("residual", "plain"):
+            raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
+        if config.judge_width < 1:
+            raise UsageError(f"judge_width is {config.judge_width}, expected 1 or more")
 
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
@@ -210,7 +228,7 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
 
     shapes = checkpoint.shapes()
     generator = shapes["generator"]
-    blocks = len({key.split(".")[1] for key in generator if key.startswith("encode.")})
+    blocks = len({key.split(".")[1] for key in generator if key.startswith(("encode.", "down."))})
     try:
         sizes = sizes_from_shapes(shapes)
         # The high-pass adds a block; its kernel, where it is in the file, tells its weight.
@@ -219,13 +237,13 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
             sizes = replace(sizes, w_hpf=8 / centre)
             if not {"style_encoder", "discriminator"} & set(shapes):
                 sizes = replace(sizes, image_size=2 ** (blocks + 1))
-        if min(value for name, value in vars(sizes).items() if name != "w_hpf") < 1:
+        if min(value for name, value in vars(sizes).items() if name not in MAY_BE_0) < 1:
             raise ValueError("a width is 0")
     except (KeyError, IndexError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"{checkpoint.path.name}: its tensors tell no sizes of a StarGAN v2 ({error})"
         ) from None
-    expected = sizes.levels + (sizes.w_hpf > 0)
+    expected = sizes.levels - 1 if sizes.painter_blocks else sizes.levels + (sizes.w_hpf > 0)
     if not 16 <= sizes.image_size <= 1024 or not sizes.w_hpf >= 0 or blocks != expected:
         raise CheckpointError(
             f"{checkpoint.path.name}: generator has {blocks} encode blocks, "

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.norms import instance_norm
+from facestyle.painter import Painter, is_painter, painter_sizes
 from facestyle.resampling import DoublingConv, HalvingConv, doubled
 
 Shapes = Mapping[str, Sequence[int]]
@@ -48,6 +49,8 @@ class Sizes:
     """Hidden width of the mapping network."""
     w_hpf: float = 0.0
     """Weight of the high-pass skip connections; 0 has none."""
+    painter_blocks: int = 0
+    """Above 0 the generator is a ``painter.Painter`` with so many blocks. Not published."""
 
     @property
     def levels(self) -> int:
@@ -66,7 +69,8 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
     Raises KeyError where a tensor that decides a size is missing.
     """
     generator, mapping = shapes["generator"], shapes["mapping_network"]
-    first_width = generator["from_rgb.weight"][0]
+    painter = painter_sizes(generator) if is_painter(generator) else None
+    first_width = painter["width"] if painter else generator["from_rgb.weight"][0]
     encode_blocks = _count(generator, "encode.")
     encoder = shapes.get("style_encoder") or shapes.get("discriminator") or {}
     trunk = [key for key in encoder if key.endswith(".conv1.weight")]
@@ -88,6 +92,7 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
         ),
         mapping_width=mapping["shared.0.weight"][0],
         w_hpf=1.0 if extra == 1 else 0.0,
+        painter_blocks=painter["blocks"] if painter else 0,
     )
 
 
@@ -259,6 +264,19 @@ class Generator(nn.Module):
                 mask = F.interpolate(mask, size=(side, side), mode="bilinear")
                 x = x + self.hpf((mask * kept[side]).to(x.dtype))
         return self.to_rgb(x)
+
+
+def built_generator(sizes: Sizes) -> nn.Module:
+    """The generator of these sizes, the paper's or a painter, which halves to 8 px."""
+    if not sizes.painter_blocks:
+        return Generator(sizes)
+    return Painter(
+        vector=sizes.style_dim,
+        width=sizes.first_width,
+        widest=sizes.max_width,
+        blocks=sizes.painter_blocks,
+        depth=sizes.levels - 1,
+    )
 
 
 class MappingNetwork(nn.Module):

@@ -20,24 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facestyle.adversarial import cross_entropy, r1_penalty
+from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.augment import diff_augment
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
-    Generator,
     MappingNetwork,
     Sizes,
     StyleEncoder,
+    built_generator,
     high_pass_masks,
     landmark_heatmaps,
 )
 from facestyle.initialisation import he_init
+from facestyle.painter import Painter, cost
 from facestyle.updates import Optimisers
 
 if TYPE_CHECKING:
     from facestyle.training.data import LabelledPictures
 
-Masks = tuple[Tensor, Tensor] | None
+Masks = tuple[()] | tuple[tuple[Tensor, Tensor]]  # a generator's third argument, or none
 Losses = dict[str, Tensor]
 Batch = Mapping[str, Tensor]  # by the names of the legend
 
@@ -58,6 +59,12 @@ class Config:
     """Width of the latent code."""
     style_dim: int = 64
     """Width of the style code."""
+    roughness: float = 0.0
+    """Above 0 the generator is a ``painter.Painter``, which makes the change alone; this is the
+    weight of what that change costs (``painter.cost``), which rises from 0 as the diversity's
+    falls. Not the published way."""
+    blocks: int = 4
+    """A painter's residual blocks at its smallest side."""
     w_hpf: float = 0.0
     """High-pass weight: 1 on CelebA-HQ (needs wing.ckpt), 0 elsewhere."""
     lr: float = 1e-4
@@ -69,10 +76,19 @@ class Config:
     weight_decay: float = 1e-4
     """L2 inside Adam (not AdamW)."""
     r1: float = 1.0
-    """Weight of the R1 penalty."""
+    """Weight of the R1 penalty. What is right grows with the pixels and falls with the batch
+    (StyleGAN2: 0.0002 pixels / batch)."""
     r1_every: int = 1
     """Apply R1 every N-th iteration, N times as strong (lazy regularisation, StyleGAN2); 1 is
     the published way."""
+    judge: str = "residual"
+    """Who tells real from made: ``residual``, the paper's discriminator; or ``plain``, strided
+    convolutions (``adversarial.Judge``), which learn in hundreds of iterations. Not the published
+    way."""
+    judge_width: int = 16
+    """Channels of the plain one's first convolution."""
+    warmup_steps: int = 0
+    """Iterations first in which the discriminator alone learns. Not the published way."""
     style: float = 1.0
     """Weight of the style reconstruction loss."""
     diversity: float = 1.0
@@ -145,6 +161,7 @@ class Task:
             max_width=config.max_width,
             mapping_width=config.mapping_width,
             w_hpf=config.w_hpf,
+            painter_blocks=config.blocks if config.roughness else 0,
         )
         self.config = config
         self.device = torch.device(device)
@@ -152,13 +169,19 @@ class Task:
         self.fan = fan
         self.step_index = 0
         networks: dict[str, nn.Module] = {
-            "generator": Generator(sizes),
+            "generator": built_generator(sizes),
             "mapping_network": MappingNetwork(sizes),
             "style_encoder": StyleEncoder(sizes),
-            "discriminator": Discriminator(sizes),
+            "discriminator": (
+                Discriminator(sizes)
+                if config.judge == "residual"
+                else Judge(config.image_size, config.judge_width, domains)
+            ),
         }
         self.networks = {
-            part: he_init(net).to(self.device).to(memory_format=torch.channels_last)
+            part: (net if isinstance(net, Painter) else he_init(net))
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
             for part, net in networks.items()
         }
         self.averages = {
@@ -192,16 +215,16 @@ class Task:
         for source, wanted in (("latent", latent), ("reference", reference)):
             if wanted:
                 losses |= self._discriminator_step(batch, source)
-        for source, wanted in (("latent", latent), ("reference", reference)):
-            if wanted:
-                losses |= self._generator_step(batch, source)
-
-        # Update EMA: parameters only.
-        with torch.no_grad():
-            for part, average in self.averages.items():
-                mine: list[Tensor] = list(average.parameters())
-                theirs: list[Tensor] = list(self.networks[part].parameters())
-                torch._foreach_lerp_(mine, theirs, 1 - config.ema)
+        if k >= config.warmup_steps:
+            for source, wanted in (("latent", latent), ("reference", reference)):
+                if wanted:
+                    losses |= self._generator_step(batch, source)
+            # Update EMA: parameters only.
+            with torch.no_grad():
+                for part, average in self.averages.items():
+                    mine: list[Tensor] = list(average.parameters())
+                    theirs: list[Tensor] = list(self.networks[part].parameters())
+                    torch._foreach_lerp_(mine, theirs, 1 - config.ema)
         self.step_index += 1
         return {name: float(value) for name, value in losses.items()}
 
@@ -224,7 +247,7 @@ class Task:
         total.backward()
         with torch.no_grad(), self._autocast():
             s = self._style(batch, source, first=True)
-            fake = self.networks["generator"](batch["x_NCHW"], s, self._masks(batch["x_NCHW"]))
+            fake = self.networks["generator"](batch["x_NCHW"], s, *self._masks(batch["x_NCHW"]))
         with self._autocast():
             logits = discriminator(self._shown(fake), batch["y_ref_N"]).float()
         losses["fake"] = cross_entropy(logits, real=False)
@@ -233,7 +256,8 @@ class Task:
         return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
 
     def _generator_step(self, batch: Batch, source: str) -> Losses:
-        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4).
+        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4), and a
+        painter's roughness.
 
         In stages: each loss goes back to the fake and its style code, and its graph is gone
         before the next one is made; what has gathered there then goes back through the first
@@ -255,7 +279,7 @@ class Task:
         with self._autocast():
             first_s = self._style(batch, source, first=True)
             s = first_s.detach().requires_grad_(first_s.requires_grad)
-            first_fake = generator(x, s, masks)
+            first_fake = generator(x, s, *masks)
         fake = first_fake.detach().requires_grad_()
 
         with self._autocast():
@@ -270,13 +294,18 @@ class Task:
 
         # The second picture gets no gradient, so it needs no graph.
         with torch.no_grad(), self._autocast():
-            fake2 = generator(x, self._style(batch, source, first=False), masks)
+            fake2 = generator(x, self._style(batch, source, first=False), *masks)
         losses["ds"] = (fake.float() - fake2.float()).abs().mean()
         weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
         (-weight * losses["ds"]).backward()
 
+        if config.roughness:
+            losses["rough"] = cost(fake - x)
+            risen = 1 - diversity_weight(1.0, config.diversity_steps, self.step_index)
+            (risen * config.roughness * losses["rough"]).backward()
+
         with self._autocast():
-            back = generator(fake, encoder(x, batch["y_N"]), self._masks(fake))
+            back = generator(fake, encoder(x, batch["y_N"]), *self._masks(fake))
         losses["cyc"] = (back.float() - x.float()).abs().mean()
         (config.cycle * losses["cyc"]).backward()
 
@@ -298,7 +327,7 @@ class Task:
         return diff_augment(x_NCHW) if self.config.augment else x_NCHW
 
     def _masks(self, x_NCHW: Tensor) -> Masks:
-        return high_pass_masks(landmark_heatmaps(self.fan, x_NCHW)) if self.fan else None
+        return (high_pass_masks(landmark_heatmaps(self.fan, x_NCHW)),) if self.fan else ()
 
     def _autocast(self, wanted: bool = True) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and wanted)

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.initialisation import he_init
 from facestyle.norms import EPS, instance_norm, statistics, wide
 from facestyle.resampling import DoublingConv
 
@@ -385,25 +384,3 @@ class Discriminator(nn.Module):
         weights = self.gap_fc.weight_orig, self.gmp_fc.weight_orig
         x = F.leaky_relu(attend(x, *weights, self.conv1x1), SLOPE)
         return self.conv(self.pad(x)), cam_N2
-
-
-class Judge(nn.Module):
-    """Picture and domain → realness of its quarters, a branch a domain: StarGAN's trunk, He's
-    initialisation (with torch's own a signal is a hundredth after five layers) and no norm.
-    Not published; see ``Config.judge``."""
-
-    def __init__(self, side: int, width: int) -> None:
-        super().__init__()
-        self.main = nn.Sequential()
-        wide = 3
-        for level in range(side.bit_length() - 2):  # down to 2 px, or 3
-            self.main.append(nn.Conv2d(wide, width * 2**level, 4, 2, 1))
-            self.main.append(nn.LeakyReLU(SLOPE))
-            wide = width * 2**level
-        self.main.append(nn.Conv2d(wide, 2, 3, padding=1))
-        he_init(self, SLOPE)
-
-    def forward(self, x_NCHW: Tensor, domain_N: Tensor) -> Tensor:
-        """(N, 3, H, W) pictures, (N,) 0 or 1 → (N, P) logits, one a patch."""
-        per_domain_N2P: Tensor = self.main(x_NCHW).flatten(2)
-        return per_domain_N2P[torch.arange(len(x_NCHW), device=x_NCHW.device), domain_N]

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.adversarial import R1_EVERY, cross_entropy, r1_penalty
-from facestyle.families.ugatit.networks import Discriminator, Generator, Judge, Sizes, Trainee
+from facestyle.adversarial import R1_EVERY, Judge, cross_entropy, r1_penalty
+from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
 from facestyle.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _judges(config: Config) -> dict[str, nn.Module]:
     if config.judge == "patches":
         layers = {"G": config.global_layers, "L": config.local_layers}
         return {part: Discriminator(config.width, layers[part[3]]) for part in DISCRIMINATORS}
-    return {JUDGE: Judge(config.image_size, config.judge_width)}
+    return {JUDGE: Judge(config.image_size, config.judge_width, domains=2)}
 
 
 def _both(pictures: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -250,7 +250,7 @@ class Task:
         losses = {"D/real": cross_entropy(logits_NP.float(), real=True)}
         total = losses["D/real"]
         if penalised:
-            losses["D/r1"] = r1_penalty(logits_NP.float().mean(dim=1), real)
+            losses["D/r1"] = r1_penalty(logits_NP.float(), real)
             total = total + self.config.r1 * R1_EVERY * losses["D/r1"]
         with self._autocast():
             logits_NP = judge(_both(fakes)[0].detach(), domain_N)
