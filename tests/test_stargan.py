@@ -831,6 +831,7 @@ def test_a_painter_is_known_by_its_tensors(judge: str, tmp_path: Path) -> None:
     config = by_attribute(judge=judge)
     torch.manual_seed(0)
     task, batch = Task(config, 2), labelled_batch()
+    assert task.step(batch)["G/rough"] == 0  # it begins with no change
     assert task.step(batch)["G/rough"] > 0
     path = tmp_path / "model.safetensors"
     save_model(path, task.model_parts(), FAMILY.new_card(config, ("a", "b")))
