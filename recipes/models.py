@@ -172,6 +172,11 @@ RECIPES = {
             Stage(tables=_anime(3_000, 8, 400, image_size=32, load_size=36, r1=0.05)),
             Stage(tables=_anime(1_000, 4, 0, image_size=48, load_size=54, lr=3e-4)),
             Stage(tables=_anime(2_600, 4, 300, 800, image_size=64, load_size=72, lr=3e-4)),
+            Stage(  # the same once more, R1 by its rule
+                tables=_anime(
+                    1_600, 4, 300, 700, image_size=64, load_size=72, lr=3e-4, r1=0.2, cycle=4.0
+                ),
+            ),
         ),
         gpu=(
             Stage(tables=_anime(8_000, 32, 400, image_size=64, load_size=72, width=32, r1=0.05)),
@@ -190,11 +195,23 @@ RECIPES = {
         cpu=(
             Stage(
                 tables={
-                    "run": {"steps": 5_000},
+                    "run": {"steps": 6_000},
                     "stargan": {
                         "warmup_steps": 1_000,
-                        "constant_steps": 3_500,
-                        "decay_steps": 1_500,
+                        "constant_steps": 4_400,
+                        "decay_steps": 1_600,
+                    },
+                },
+            ),
+            Stage(  # the same once more, D ahead, the rates falling from the start
+                tables={
+                    "run": {"steps": 2_350},
+                    "stargan": {
+                        "warmup_steps": 0,
+                        "constant_steps": 1,
+                        "decay_steps": 2_349,
+                        "roughness": 1.5,
+                        "d_lr": 8e-4,
                     },
                 },
             ),

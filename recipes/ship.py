@@ -9,7 +9,9 @@
 The first line halves the weights (float16), because what is scored is to be what ships; the last
 writes the scores on the card, exports the ONNX twin, and prints both files' entries for
 ``weights/index.toml``. ``--without`` leaves out attributes of a StarGAN painter that came to
-nothing worth showing: a face is taken to lack them.
+nothing worth showing: a face is taken to lack them. ``--strength`` makes a painter's changes larger
+than it learned to make them: in training a change has a cost, which keeps it where it belongs and
+smaller than what was asked for.
 """
 
 from __future__ import annotations
@@ -48,6 +50,15 @@ def kept_alone(parts: Parts, known: Sequence[str], kept: Sequence[str]) -> Parts
     }
 
 
+def strengthened(parts: Parts, strength: float) -> Parts:
+    """A painter whose every change is ``strength`` times as large: its last layer is the change."""
+    if "painted.weight" not in parts["G"]:
+        raise ValueError("no painter: its last layer is not the change")
+    last = ("painted.weight", "painted.bias")
+    scaled = {name: strength * parts["G"][name] for name in last}
+    return {**parts, "G": {**parts["G"], **scaled}}
+
+
 def main() -> None:
     """Write the files; what is not given stays as the card has it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,6 +66,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="what users call it")
     parser.add_argument("--about", help="one line for the card")
     parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
+    parser.add_argument("--strength", type=float, help="of a StarGAN painter's changes")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
@@ -72,6 +84,11 @@ def main() -> None:
         kept = tuple(name for name in card.domains if name not in left_out)
         parts = kept_alone(parts, card.domains, kept)
         card = replace(card, domains=kept)
+    if options.strength:
+        try:
+            parts = strengthened(parts, options.strength)
+        except (KeyError, ValueError) as error:
+            parser.error(f"--strength: {options.model}: {error}")
     if options.about:
         card = replace(card, about=options.about)
     if options.scores:

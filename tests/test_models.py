@@ -10,11 +10,12 @@ import models
 import pytest
 import torch
 from models import RECIPES, TRAINED, Recipe, Stage, in_time, stretched
-from ship import kept_alone
+from ship import kept_alone, strengthened
 
 from facestyle import training
 from facestyle.families import family_named
 from facestyle.families.stargan.objective import Config, Task
+from facestyle.painter import Painter
 from facestyle.training import Estimate
 from facestyle.training.config import resolve
 
@@ -87,6 +88,19 @@ def test_runs_fit_into_the_minutes_and_keep_their_lengths(
         stages = in_time("some", recipe, recipe.cpu, options)
         assert [stage.tables["run"]["steps"] for stage in stages] == [150, 50]
     assert json.loads((tmp_path / "some-minutes.json").read_text())["minutes"] == 5 / TRAINED
+
+
+def test_a_painters_changes_can_be_made_larger() -> None:
+    torch.manual_seed(0)
+    painter = Painter(vector=2, width=4, widest=8, blocks=1, depth=2)
+    torch.nn.init.normal_(painter.painted.weight, std=0.01)
+    x, label = torch.rand(2, 3, 16, 16) - 0.5, torch.ones(2, 2)
+    with torch.inference_mode():
+        change = painter(x, label) - x
+        painter.load_state_dict(strengthened({"G": painter.state_dict()}, 1.5)["G"])
+        assert torch.allclose(painter(x, label) - x, 1.5 * change, atol=1e-6)
+    with pytest.raises(ValueError, match="no painter"):
+        strengthened({"G": {"main.0.weight": x}}, 1.5)
 
 
 def test_what_is_left_out_is_off_and_all_else_as_it_was() -> None:
