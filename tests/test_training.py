@@ -295,6 +295,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"judge": "patches"}}, "known: residual, plain"),
         ("paper", {"stargan-v2": {"judge_width": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": -1.0}}, "expected 0 or more"),
+        ("paper", {"stargan-v2": {"warmup_steps": -1}}, "expected 0 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),

@@ -175,9 +175,10 @@ class StarGANv2:
                 f"image_size is {side}, expected a power of two from 16 to 1024",
                 f"nearest: {min((2**k for k in range(4, 11)), key=lambda s: abs(s - side))}",
             )
-        if config.roughness < 0 or config.blocks < 1:
-            name, least = ("roughness", 0) if config.roughness < 0 else ("blocks", 1)
-            raise UsageError(f"{name} is {getattr(config, name)}, expected {least} or more")
+        least = {"roughness": 0, "warmup_steps": 0, "blocks": 1, "judge_width": 1}
+        for name, lowest in least.items():
+            if getattr(config, name) < lowest:
+                raise UsageError(f"{name} is {getattr(config, name)}, expected {lowest} or more")
         if config.roughness and config.w_hpf:
             raise UsageError(
                 "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",
@@ -185,8 +186,6 @@ class StarGANv2:
             )
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
-        if config.judge_width < 1:
-            raise UsageError(f"judge_width is {config.judge_width}, expected 1 or more")
 
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
