@@ -53,6 +53,6 @@ def r1_penalty(logits: Tensor, x_NCHW: Tensor) -> Tensor:
     Its weight should follow the size: 0.0002 · pixels of a picture / pictures of a batch
     (StyleGAN2's program). Ten times as much, and a discriminator learns next to nothing.
     """
-    judgement_N = logits.float().flatten(1).mean(dim=1) if logits.ndim > 1 else logits
+    judgement_N = logits.reshape(len(logits), -1).mean(dim=1)
     (gradient,) = torch.autograd.grad(judgement_N.sum(), x_NCHW, create_graph=True)
     return 0.5 * gradient.float().square().flatten(1).sum(1).mean()

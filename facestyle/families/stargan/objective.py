@@ -306,7 +306,7 @@ class Task:
             penalised = x.detach().requires_grad_()
             realness = self._discriminator.forward(penalised)[0]
             judgement_NA = judged(realness, batch["label_NA"])
-            losses["D/r1"] = r1_penalty(judgement_NA.mean(dim=1), penalised)
+            losses["D/r1"] = r1_penalty(judgement_NA, penalised)
         return losses, logits
 
     def _generator_step(
