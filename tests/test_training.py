@@ -254,6 +254,19 @@ def test_a_batch_shows_each_domain_equally_and_references_are_of_the_target(data
     assert not torch.equal(ref_NCHW, batch["ref2_NCHW"])
 
 
+@pytest.mark.parametrize(
+    ("other_domain", "least", "most"), [(0.0, 70, 130), (0.6, 135, 185), (1.0, 200, 200)]
+)
+def test_targets_can_be_other_domains_more_often_than_chance_has_it(
+    data: Path, other_domain: float, least: int, most: int
+) -> None:
+    pictures = labelled_folders(data)
+    config = Config(image_size=16, other_domain=other_domain)
+    batch = next(batches(lambda rng: sample(pictures, config, rng), 200, seed=0, start=0, stop=1))
+    assert least <= int((batch["y_N"] != batch["y_ref_N"]).sum()) <= most
+    assert 70 < Counter(batch["y_ref_N"].tolist())[0] < 130  # each as often as before
+
+
 def test_bad_data_folders_are_refused_with_what_was_found(tmp_path: Path, data: Path) -> None:
     with pytest.raises(InputError, match="no data folder"):
         labelled_folders(tmp_path / "nowhere")
@@ -296,6 +309,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"judge_width": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": -1.0}}, "expected 0 or more"),
         ("paper", {"stargan-v2": {"warmup_steps": -1}}, "expected 0 or more"),
+        ("paper", {"stargan-v2": {"other_domain": 1.5}}, "expected a share from 0 to 1"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),

@@ -102,6 +102,10 @@ class Config:
     augment: bool = False
     """Show the discriminator shifted and discoloured pictures (DiffAugment), where there are few
     of them; not the published way."""
+    other_domain: float = 0.0
+    """Share of the items whose target is surely not the source's own domain; the others draw
+    both alone, the published way, by which half of the targets of two domains are what a face
+    already is."""
     alternate: bool = False
     """Latent codes in even iterations and references in odd ones, instead of both in each:
     half the work an iteration; not the published way."""
@@ -114,6 +118,8 @@ def sample(
     two random pictures of one domain, latent codes standard normal."""
     domains = len(pictures.domains)
     y, y_ref = (int(rng.integers(domains)) for _ in range(2))
+    if config.other_domain and domains > 1 and rng.random() < config.other_domain:
+        y_ref = (y + int(rng.integers(1, domains))) % domains
     x, ref, ref2 = (pictures.load(d, rng, config.image_size) for d in (y, y_ref, y_ref))
     z, z2 = (rng.standard_normal(config.latent_dim, np.float32) for _ in range(2))
     return {
