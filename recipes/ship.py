@@ -27,6 +27,7 @@ from torch import Tensor
 
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.export import export_model
+from facestyle.painter import is_painter
 from facestyle.translator import open_translator
 
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -52,11 +53,15 @@ def kept_alone(parts: Parts, known: Sequence[str], kept: Sequence[str]) -> Parts
 
 def strengthened(parts: Parts, strength: float) -> Parts:
     """A painter whose every change is ``strength`` times as large: its last layer is the change."""
-    if "painted.weight" not in parts["G"]:
+    painters = [
+        part for part, state in parts.items() if is_painter({n: t.shape for n, t in state.items()})
+    ]
+    if not painters:
         raise ValueError("no painter: its last layer is not the change")
     last = ("painted.weight", "painted.bias")
-    scaled = {name: strength * parts["G"][name] for name in last}
-    return {**parts, "G": {**parts["G"], **scaled}}
+    (part,) = painters
+    scaled = {name: strength * parts[part][name] for name in last}
+    return {**parts, part: {**parts[part], **scaled}}
 
 
 def main() -> None:
@@ -66,7 +71,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="what users call it")
     parser.add_argument("--about", help="one line for the card")
     parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
-    parser.add_argument("--strength", type=float, help="of a StarGAN painter's changes")
+    parser.add_argument("--strength", type=float, help="of a painter's changes")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
@@ -87,7 +92,7 @@ def main() -> None:
     if options.strength:
         try:
             parts = strengthened(parts, options.strength)
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             parser.error(f"--strength: {options.model}: {error}")
     if options.about:
         card = replace(card, about=options.about)

@@ -97,7 +97,12 @@ def test_a_painters_changes_can_be_made_larger() -> None:
     x, label = torch.rand(2, 3, 16, 16) - 0.5, torch.ones(2, 2)
     with torch.inference_mode():
         change = painter(x, label) - x
-        painter.load_state_dict(strengthened({"G": painter.state_dict()}, 1.5)["G"])
+        others = {
+            "style_encoder": {"main.0.weight": x}
+        }  # StarGAN v2's, whose painter is "generator"
+        parts = strengthened({"generator": painter.state_dict(), **others}, 1.5)
+        assert parts["style_encoder"] == others["style_encoder"]
+        painter.load_state_dict(parts["generator"])
         assert torch.allclose(painter(x, label) - x, 1.5 * change, atol=1e-6)
     with pytest.raises(ValueError, match="no painter"):
         strengthened({"G": {"main.0.weight": x}}, 1.5)

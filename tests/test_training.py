@@ -207,6 +207,29 @@ def test_a_plain_judge_teaches_the_domains(roughness: float) -> None:
     assert float((brightness_N * crossed_N).sum() / crossed_N.abs().sum()) > 0.4
 
 
+@pytest.mark.parametrize("judge", ["plain", "residual"])
+def test_pictures_under_another_domains_name_teach_the_domains_alone(judge: str) -> None:
+    """Fakes are the pictures themselves under their own names, so nothing else tells domains."""
+    torch.manual_seed(0)
+    config = replace(JUDGED, judge=judge, warmup_steps=100, roughness=1.0, blocks=1, mismatch=1.0)
+    task, noise = Task(config, 2), torch.Generator().manual_seed(0)
+    blind = Task(replace(config, mismatch=0.0), 2)
+    for _ in range(60):
+        batch = judged_batch(noise)
+        batch["y_ref_N"] = batch["y_N"]
+        losses, none = task.step(batch), blind.step(batch)
+    (mismatch,) = (value for name, value in losses.items() if name.endswith("/mismatch"))
+    assert mismatch < 0.2  # a guess is 0.69
+    assert not [name for name in none if name.endswith("/mismatch")]
+    with torch.inference_mode():
+        x, y_N = judged_batch(noise)["x_NCHW"], batch["y_N"]
+        sure, unsure = (
+            (t.networks["discriminator"](x, y_N) - t.networks["discriminator"](x, 1 - y_N)).mean()
+            for t in (task, blind)
+        )
+    assert float(sure) > 1 > abs(float(unsure))
+
+
 # --- data -----------------------------------------------------------------------------------
 
 
@@ -310,6 +333,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"roughness": -1.0}}, "expected 0 or more"),
         ("paper", {"stargan-v2": {"warmup_steps": -1}}, "expected 0 or more"),
         ("paper", {"stargan-v2": {"other_domain": 1.5}}, "expected a share from 0 to 1"),
+        ("paper", {"stargan-v2": {"mismatch": -1.0}}, "mismatch is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),

@@ -106,6 +106,10 @@ class Config:
     """Share of the items whose target is surely not the source's own domain; the others draw
     both alone, the published way, by which half of the targets of two domains are what a face
     already is."""
+    mismatch: float = 0.0
+    """Weight of the discriminator's loss on real pictures under another domain's name, which are
+    as wrong as fakes: it goes on knowing the domains while fakes change (matching-aware, Reed et
+    al., ICML 2016, section 4.2). Not the published way."""
     alternate: bool = False
     """Latent codes in even iterations and references in odd ones, instead of both in each:
     half the work an iteration; not the published way."""
@@ -173,6 +177,7 @@ class Task:
         self.device = torch.device(device)
         self.bf16 = bf16
         self.fan = fan
+        self._domains = domains
         self.step_index = 0
         networks: dict[str, nn.Module] = {
             "generator": built_generator(sizes),
@@ -258,6 +263,14 @@ class Task:
             logits = discriminator(self._shown(fake), batch["y_ref_N"]).float()
         losses["fake"] = cross_entropy(logits, real=False)
         losses["fake"].backward()
+        if config.mismatch and self._domains > 1:
+            # Of several other domains, one after the other.
+            away = 1 + self.step_index % (self._domains - 1)
+            other_N = (batch["y_N"] + away) % self._domains
+            with self._autocast():
+                logits = discriminator(self._shown(batch["x_NCHW"]), other_N).float()
+            losses["mismatch"] = cross_entropy(logits, real=False)
+            (config.mismatch * losses["mismatch"]).backward()
         self.optimisers.finish("discriminator")
         return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
 
