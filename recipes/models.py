@@ -13,9 +13,8 @@ The data is made by ``facestyle prepare``'s code and the run by ``facestyle trai
 done is not done again: killed or stopped (Ctrl-C and SIGTERM save first), the same command goes
 on, so ``timeout -s TERM 9m python recipes/models.py ...`` again and again is a long run too.
 ``--scale gpu`` is 128 px and large batches, for half an hour of a data-centre GPU, or for as long
-as ``--minutes`` says; ``cpu`` is 64 px, for hours on two cores, from which female-male grows to 128
-(``growth``). With ``--photos``
-the end is ``work/<model>.png``: every portrait and what becomes of it, as users see it.
+as ``--minutes`` says; ``cpu`` is 64 to 128 px, for hours on two cores. With ``--photos`` the end
+is ``work/<model>.png``: every portrait and what becomes of it, as users see it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from growth import grown
 
 import facestyle
 from facestyle import training
@@ -40,7 +38,6 @@ from facestyle.errors import FacestyleError
 from facestyle.families import family_named
 from facestyle.images import read_picture
 from facestyle.training import prepare
-from facestyle.training.config import resolve
 from facestyle.training.loop import Progress, Sheet, read_metrics
 from facestyle.translator import Edit, Style, Translator
 
@@ -66,8 +63,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One run. A later one begins with the networks of the one before, which grow where its
-    pictures are twice as large and their depth follows the size (StarGAN v2)."""
+    """One run. A later one begins with the networks of the one before."""
 
     tables: Tables
     """Settings beside the compact preset's, by table."""
@@ -75,6 +71,8 @@ class Stage:
     """Of ``data_of``; empty: the recipe's name."""
     alignment: str = ""
     """Of its pictures, where it is not the recipe's."""
+    fresh: bool = False
+    """Whether its discriminators begin anew, as they must where they are of other sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +89,31 @@ class Recipe:
     """Of the pictures, see ``facestyle.faces.align``."""
     cpu: Sequence[Stage]
     gpu: Sequence[Stage]
+
+
+def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
+    """Tables of female-male: a painter and a judge that is kept knowing women from men."""
+    return {
+        "run": {"steps": steps, "batch_size": batch_size},
+        "stargan-v2": {
+            "image_size": 128,
+            "first_width": 16,
+            "roughness": 2.0,
+            "judge": "plain",
+            "warmup_steps": 600,
+            "other_domain": 0.6,
+            "mismatch": 1.0,
+            "lr": 3e-4,
+            "mapping_lr": 3e-6,
+            "r1": 0.2,
+            "r1_every": 4,
+            "style": 0.3,
+            "diversity": 0.5,
+            "diversity_steps": steps,
+            "ema": 0.995,
+            **settings,
+        },
+    }
 
 
 def _anime(steps: int, batch_size: int, warmup: int, falls: int = 0, **settings: Any) -> Tables:
@@ -120,45 +143,14 @@ RECIPES = {
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
-        cpu=(
-            Stage(
-                data="female-male-celeba",
-                tables={
-                    "run": {"steps": 7_500},
-                    "stargan-v2": {"mapping_lr": 2e-5, "diversity_steps": 6_500},
-                },
-            ),
-            Stage(
-                tables={
-                    "run": {"steps": 8_400, "batch_size": 8},
-                    "stargan-v2": {
-                        "image_size": 128,
-                        "first_width": 16,
-                        "mapping_lr": 2e-5,
-                        "ema": 0.999,
-                        "diversity": 0.3,
-                        "diversity_steps": 12_000,
-                    },
-                },
-            ),
-        ),
+        cpu=(Stage(tables=_female_male(6_000, 8)),),
         gpu=(
             Stage(
                 data="female-male-hair",
                 alignment="celeba",
-                tables={
-                    "run": {"steps": 20_000, "batch_size": 32},
-                    "stargan-v2": {
-                        "image_size": 128,
-                        "first_width": 24,
-                        "max_width": 144,
-                        "mapping_lr": 1e-5,
-                        "diversity_steps": 18_000,
-                        "r1": 0.2,
-                        "r1_every": 4,
-                        "augment": True,
-                    },
-                },
+                tables=_female_male(
+                    20_000, 32, first_width=24, max_width=144, judge_width=24, r1=0.1
+                ),
             ),
         ),
     ),
@@ -171,19 +163,46 @@ RECIPES = {
             # A light network takes any size, so what is where is learned where pictures are cheap.
             Stage(tables=_anime(3_000, 8, 400, image_size=32, load_size=36, r1=0.05)),
             Stage(tables=_anime(1_000, 4, 0, image_size=48, load_size=54, lr=3e-4)),
-            Stage(tables=_anime(2_600, 4, 300, 800, image_size=64, load_size=72, lr=3e-4)),
+            Stage(
+                tables=_anime(2_600, 4, 300, 800, image_size=64, load_size=72, lr=3e-4), fresh=True
+            ),
             Stage(  # the same once more, R1 by its rule
                 tables=_anime(
                     1_600, 4, 300, 700, image_size=64, load_size=72, lr=3e-4, r1=0.2, cycle=4.0
                 ),
+                fresh=True,
+            ),
+            Stage(  # a judge that knows twice as much
+                tables=_anime(
+                    3_200,
+                    4,
+                    400,
+                    1_200,
+                    image_size=96,
+                    load_size=106,
+                    lr=3e-4,
+                    r1=0.2,
+                    cycle=4.0,
+                    judge_width=64,
+                ),
+                fresh=True,
             ),
         ),
         gpu=(
             Stage(tables=_anime(8_000, 32, 400, image_size=64, load_size=72, width=32, r1=0.05)),
             Stage(
                 tables=_anime(
-                    14_000, 16, 400, 6_000, image_size=128, load_size=140, width=32, r1=0.2
+                    14_000,
+                    16,
+                    400,
+                    6_000,
+                    image_size=128,
+                    load_size=140,
+                    width=32,
+                    r1=0.2,
+                    judge_width=64,
                 ),
+                fresh=True,
             ),
         ),
     ),
@@ -401,29 +420,15 @@ def trained(name: str, options: argparse.Namespace) -> Path:
     stages = recipe.gpu if options.scale == "gpu" else recipe.cpu
     if options.minutes:
         stages = in_time(name, recipe, stages, options)
-    folder, size = None, 0
+    folder = None
     for number, stage in enumerate(stages, 1):
         data = data_of(stage.data or name, options.faces, options.work)
-        _, config = resolve(family_named(recipe.family), "compact", stage.tables)
-        origin = folder
-        if folder is not None and config.image_size.bit_length() > size.bit_length():
-            origin = enlarged(folder, recipe, config, data, options.seed)
+        origin = folder / "model.safetensors" if folder is not None and stage.fresh else folder
         folder = run(f"{name}-stage{number}", recipe, stage, options, data, origin)
-        size = config.image_size
         if not finished(folder):
             return folder
     assert folder is not None, "every recipe has a stage"
     return folder
-
-
-def enlarged(folder: Path, recipe: Recipe, config: Any, data: Path, seed: int) -> Path:
-    """What a run of pictures twice as large begins with."""
-    if recipe.family != "stargan-v2":
-        return folder / "model.safetensors"  # generators alone: discriminators follow the size
-    origin = folder.with_name(f"{folder.name}-grown")
-    if not origin.is_dir():
-        grown(folder, config, data, origin, seed)
-    return origin
 
 
 def run(

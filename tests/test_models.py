@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
@@ -36,6 +37,26 @@ def test_every_stage_is_settings_that_its_family_takes(recipe: Recipe, stage: St
         assert run.steps == round(stage.tables["run"]["steps"] * factor)
         for late in ("warmup_steps", "lr_fall_from", "constant_steps"):
             assert getattr(config, late, 0) <= run.steps, late
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_stage_can_take_over_the_networks_of_the_one_before(name: str, scale: str) -> None:
+    """All of them, or with fresh discriminators those that a model's file has."""
+    recipe, before = RECIPES[name], None
+    family, domains = family_named(recipe.family), len(recipe.domains.split(","))
+
+    def shapes(parts: Any) -> dict[str, Any]:
+        return {part: {n: t.shape for n, t in state.items()} for part, state in parts.items()}
+
+    for stage in getattr(recipe, scale):
+        _, config = resolve(family, "compact", stage.tables)
+        with torch.device("meta"):
+            task = family.task(config, domains, device="meta", bf16=False, compile=False)
+        networks = shapes(task.state_dict()["networks"])
+        wanted = shapes(task.model_parts()) if stage.fresh else networks
+        assert before is None or wanted.items() <= before.items()
+        before = networks
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
