@@ -681,6 +681,8 @@ def test_an_item_is_a_function_of_its_random_stream() -> None:
         {"crop": -1},
         {"judge": "nobody"},
         {"warmup_steps": -1},
+        {"mismatch": -1.0, "judge": "attributes"},
+        {"mismatch": 1.0, "judge": "whole"},
         {"reconstruct_every": 0},
     ],
 )
@@ -799,6 +801,32 @@ def weights_of_task(task: Task) -> dict[str, Tensor]:
         part: torch.cat([p.detach().reshape(-1) for p in network.parameters()])
         for part, network in task.networks.items()
     }
+
+
+def test_pictures_under_contrary_labels_teach_the_attributes_alone() -> None:
+    """Fakes are the pictures themselves, rightly labelled, so nothing else tells real from made."""
+    config = by_attribute(
+        d_width=8, d_lr=2e-3, beta1=0.0, warmup_steps=100, classify=0.0, penalty=0.1, mismatch=1.0
+    )
+    torch.manual_seed(0)
+    task, blind = Task(config, 2), Task(replace(config, mismatch=0.0), 2)
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        label = torch.randint(2, (8, 2), generator=noise).float()
+        grain = torch.rand(8, 3, 16, 16, generator=noise) - 0.5
+        red_blue = 2 * label.repeat_interleave(torch.tensor([2, 1]), dim=1)[:, [0, 1, 2]] - 1
+        x = 0.6 * grain + 0.5 * red_blue[:, :, None, None]
+        batch = {"x_NCHW": x, "label_NA": label, "target_NA": label}
+        losses, none = task.step(batch), blind.step(batch)
+    assert losses["D/mismatch"] < 0.2  # a guess is 0.69
+    assert "D/mismatch" not in none
+
+    def sure(one: Task) -> float:
+        realness = one.networks["D"](x)[0]
+        return float((judged(realness, label) - judged(realness, 1 - label)).min())
+
+    with torch.inference_mode():
+        assert sure(task) > 0 > sure(blind)
 
 
 def test_a_judge_by_attribute_teaches_it_too() -> None:

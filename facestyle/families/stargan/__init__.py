@@ -208,12 +208,18 @@ class StarGAN:
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
         for name in (
-            "g_blocks", "roughness", "crop", "warmup_steps", "constant_steps", "decay_steps",
+            "g_blocks", "roughness", "crop", "mismatch", "warmup_steps", "constant_steps",
+            "decay_steps",
         ):  # fmt: skip
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
         if config.judge not in ("whole", "attributes"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: whole, attributes")
+        if config.mismatch and config.judge == "whole":
+            raise UsageError(
+                f"mismatch is {config.mismatch}, and this judge says nothing of labels",
+                'judge = "attributes", or mismatch = 0',
+            )
         if config.labels not in ("attributes", "one-hot"):
             raise UsageError(f"unknown labels '{config.labels}'", "known: attributes, one-hot")
 

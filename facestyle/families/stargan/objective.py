@@ -68,6 +68,10 @@ class Config:
     ``attributes``, for each of them whether it is a real picture that has it, or one that lacks
     it, as StarGAN v2's judges by domain: for few pictures and few iterations. Then half of the
     targets change one attribute alone, D sees augmented pictures and its penalty is R1."""
+    mismatch: float = 0.0
+    """Weight of what ``attributes`` says of real pictures under the contrary of each label, which
+    is as wrong as a fake: D goes on knowing the attributes while fakes change (matching-aware,
+    Reed et al., ICML 2016, section 4.2)."""
     warmup_steps: int = 0
     """Iterations first in which D alone learns, from pictures under wrong labels."""
     constant_steps: int = 100_000
@@ -269,9 +273,14 @@ class Task:
             losses, logits = self._judged_by_attribute(x, fake, batch)
         losses["D/cls"] = self._classification(logits, batch["label_NA"])
         total = losses["D/real"] + losses["D/fake"] + config.classify * losses["D/cls"]
-        for name, weight in (("D/gp", 1), ("D/r1", R1_EVERY)):
+        weights = {
+            "D/gp": config.penalty,
+            "D/r1": config.penalty * R1_EVERY,
+            "D/mismatch": config.mismatch,
+        }
+        for name, weight in weights.items():
             if name in losses:
-                total = total + config.penalty * weight * losses[name]
+                total = total + weight * losses[name]
         self.optimisers.update(total, "D")
         return {name: value.detach() for name, value in losses.items()}
 
@@ -302,6 +311,9 @@ class Task:
             "D/real": realness_loss(real_NA, True).mean(),
             "D/fake": realness_loss(fake_NA, False).mean(),
         }
+        if self.config.mismatch:
+            contrary_NA = judged(realness.float(), 1 - batch["label_NA"])
+            losses["D/mismatch"] = realness_loss(contrary_NA, False).mean()
         if self.step_index % R1_EVERY == 0:
             penalised = x.detach().requires_grad_()
             realness = self._discriminator.forward(penalised)[0]
