@@ -174,10 +174,10 @@ RECIPES = {
             ),
             Stage(  # a judge that knows twice as much
                 tables=_anime(
-                    3_200,
+                    2_500,
                     4,
                     400,
-                    1_200,
+                    700,
                     image_size=96,
                     load_size=106,
                     lr=3e-4,
