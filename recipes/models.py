@@ -143,13 +143,27 @@ RECIPES = {
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
-        cpu=(Stage(tables=_female_male(6_000, 8)),),
+        cpu=(
+            Stage(tables=_female_male(3_800, 8, diversity_steps=6_000)),
+            Stage(  # styles that differ, once there is something to be seen of them
+                tables=_female_male(
+                    2_300, 8, warmup_steps=0, style=1.0, diversity=1.0, diversity_steps=2_400
+                ),
+            ),
+        ),
         gpu=(
             Stage(
                 data="female-male-hair",
                 alignment="celeba",
                 tables=_female_male(
-                    20_000, 32, first_width=24, max_width=144, judge_width=24, r1=0.1
+                    20_000,
+                    32,
+                    first_width=24,
+                    max_width=144,
+                    judge_width=24,
+                    r1=0.1,
+                    style=1.0,
+                    diversity=1.0,
                 ),
             ),
         ),
@@ -234,6 +248,18 @@ RECIPES = {
                     },
                 },
             ),
+            Stage(  # D that is kept knowing the attributes: it brings out all but the smile
+                tables={
+                    "run": {"steps": 3_900},
+                    "stargan": {
+                        "warmup_steps": 300,
+                        "constant_steps": 2_600,
+                        "decay_steps": 1_300,
+                        "roughness": 1.5,
+                        "mismatch": 1.0,
+                    },
+                },
+            ),
         ),
         gpu=(
             Stage(
@@ -244,6 +270,7 @@ RECIPES = {
                         "d_width": 24,
                         "penalty": 0.1,
                         "reconstruct_every": 1,
+                        "mismatch": 1.0,
                         "warmup_steps": 1_000,
                         "constant_steps": 12_000,
                         "decay_steps": 8_000,

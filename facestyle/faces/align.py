@@ -61,7 +61,7 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
     "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
 }
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
-TONE_SIGMA = 0.25  # of the Gaussian that leaves skin tone and light, share of the crop's side
+TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
