@@ -248,7 +248,7 @@ RECIPES = {
                     },
                 },
             ),
-            Stage(  # D that is kept knowing the attributes: it brings out all but the smile
+            Stage(  # D that is kept knowing the attributes
                 tables={
                     "run": {"steps": 3_900},
                     "stargan": {
