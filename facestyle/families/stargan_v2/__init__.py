@@ -175,7 +175,10 @@ class StarGANv2:
                 f"image_size is {side}, expected a power of two from 16 to 1024",
                 f"nearest: {min((2**k for k in range(4, 11)), key=lambda s: abs(s - side))}",
             )
-        least = {"roughness": 0, "warmup_steps": 0, "mismatch": 0, "blocks": 1, "judge_width": 1}
+        least = {
+            "roughness": 0, "roughness_steps": 0, "warmup_steps": 0, "mismatch": 0, "colour": 0,
+            "blocks": 1, "judge_width": 1,
+        }  # fmt: skip
         for name, lowest in least.items():
             if getattr(config, name) < lowest:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected {lowest} or more")

@@ -51,6 +51,8 @@ class Sizes:
     """Weight of the high-pass skip connections; 0 has none."""
     painter_blocks: int = 0
     """Above 0 the generator is a ``painter.Painter`` with so many blocks. Not published."""
+    plain_encoder: bool = False
+    """The style encoder is of strided convolutions, without residual blocks. Not published."""
 
     @property
     def levels(self) -> int:
@@ -73,9 +75,15 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
     first_width = painter["width"] if painter else generator["from_rgb.weight"][0]
     encode_blocks = _count(generator, "encode.")
     encoder = shapes.get("style_encoder") or shapes.get("discriminator") or {}
-    trunk = [key for key in encoder if key.endswith(".conv1.weight")]
-    # The style encoder halves to 4 px, one block a halving; without it, the published rule.
-    image_size = 2 ** (len(trunk) + 2) if trunk else 2**14 // first_width
+    plain = "shared.2.weight" in encoder
+    halvings = [
+        key
+        for key, shape in encoder.items()
+        if key.endswith(".conv1.weight") or (plain and len(shape) == 4)
+    ]
+    # The style encoder halves to 4 px, one block or (but for the last) convolution a halving;
+    # without it, the published rule.
+    image_size = 2 ** (len(halvings) - plain + 2) if halvings else 2**14 // first_width
     extra = encode_blocks - (int(math.log2(image_size)) - 2)
     return Sizes(
         image_size=image_size,
@@ -88,11 +96,12 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
             shape[0]
             for part in (generator, encoder)
             for key, shape in part.items()
-            if key.endswith("conv2.weight")
+            if key.endswith("conv2.weight") or (plain and part is encoder and len(shape) == 4)
         ),
         mapping_width=mapping["shared.0.weight"][0],
         w_hpf=1.0 if extra == 1 else 0.0,
         painter_blocks=painter["blocks"] if painter else 0,
+        plain_encoder=plain,
     )
 
 
@@ -302,7 +311,7 @@ class StyleEncoder(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.shared = _trunk(sizes)
+        self.shared = _plain_trunk(sizes) if sizes.plain_encoder else _trunk(sizes)
         self.unshared = nn.ModuleList(
             nn.Linear(sizes.width(sizes.levels), sizes.style_dim) for _ in range(sizes.domains)
         )
@@ -346,6 +355,19 @@ def _trunk(sizes: Sizes) -> nn.Sequential:
         nn.Conv2d(last, last, 4),
         nn.LeakyReLU(SLOPE),
     )
+
+
+def _plain_trunk(sizes: Sizes) -> nn.Sequential:
+    """Picture → (N, width, 1, 1), as ``adversarial.Judge`` has it."""
+    wide, last = 3, sizes.width(sizes.levels)
+    trunk = nn.Sequential()
+    for level in range(sizes.levels):
+        trunk.append(nn.Conv2d(wide, sizes.width(level), 4, 2, 1))
+        trunk.append(nn.LeakyReLU(SLOPE))
+        wide = sizes.width(level)
+    trunk.append(nn.Conv2d(wide, last, 4))
+    trunk.append(nn.LeakyReLU(SLOPE))
+    return trunk
 
 
 def _pick(per_domain_ND: Tensor, y_N: Tensor) -> Tensor:

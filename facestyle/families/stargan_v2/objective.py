@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.adversarial import Judge, cross_entropy, r1_penalty
@@ -61,8 +62,9 @@ class Config:
     """Width of the style code."""
     roughness: float = 0.0
     """Above 0 the generator is a ``painter.Painter``, which makes the change alone; this is the
-    weight of what that change costs (``painter.cost``), which rises from 0 as the diversity's
-    falls. Not the published way."""
+    weight of what that change costs (``painter.cost``). Not the published way."""
+    roughness_steps: int = 0
+    """Iterations over which that weight rises from 0."""
     blocks: int = 4
     """A painter's residual blocks at its smallest side."""
     w_hpf: float = 0.0
@@ -83,8 +85,8 @@ class Config:
     the published way."""
     judge: str = "residual"
     """Who tells real from made: ``residual``, the paper's discriminator; or ``plain``, strided
-    convolutions (``adversarial.Judge``), which learn in hundreds of iterations. Not the published
-    way."""
+    convolutions (``adversarial.Judge``), which learn in hundreds of iterations, and of which then
+    the style encoder is too. Not the published way."""
     judge_width: int = 16
     """Channels of the plain one's first convolution."""
     warmup_steps: int = 0
@@ -110,6 +112,10 @@ class Config:
     """Weight of the discriminator's loss on real pictures under another domain's name, which are
     as wrong as fakes: it goes on knowing the domains while fakes change (matching-aware, Reed et
     al., ICML 2016, section 4.2). Not the published way."""
+    colour: float = 0.0
+    """Weight of the difference between the coarse colours of a picture and of its reference
+    (``colour_difference``): the style encoder then learns from references too. Not the published
+    way."""
     alternate: bool = False
     """Latent codes in even iterations and references in odd ones, instead of both in each:
     half the work an iteration; not the published way."""
@@ -135,6 +141,22 @@ def sample(
 def diversity_weight(first: float, fall_steps: int, step: int) -> float:
     """The diversity weight at an iteration: linear from ``first`` to 0 over ``fall_steps``."""
     return max(0.0, first * (1 - step / fall_steps)) if fall_steps > 0 else 0.0
+
+
+def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
+    """Mean absolute difference of local mean colours, in cells of an eighth of the side that
+    overlap by half. Corners do not count: what is there is background.
+
+    A makeup loss (BeautyGAN, Li et al., ACM MM 2018, section 3.3.3) whose regions are those of
+    an aligned crop: no parser, no histogram.
+    """
+    cell = fake_NCHW.shape[2] // 8
+    apart = (fake_NCHW - ref_NCHW).float()
+    cells_NCHW = F.avg_pool2d(apart, cell, cell // 2).abs()
+    along = torch.linspace(-1, 1, cells_NCHW.shape[2], device=apart.device)
+    radius_HW = torch.hypot(along[:, None], along[None])
+    weight_HW = ((1.2 - radius_HW) / 0.4).clamp(0, 1)
+    return (weight_HW * cells_NCHW).mean() / weight_HW.mean()
 
 
 class Task:
@@ -172,6 +194,7 @@ class Task:
             mapping_width=config.mapping_width,
             w_hpf=config.w_hpf,
             painter_blocks=config.blocks if config.roughness else 0,
+            plain_encoder=config.judge == "plain",
         )
         self.config = config
         self.device = torch.device(device)
@@ -284,11 +307,10 @@ class Task:
         """
         config = self.config
         # Published: with references only the generator steps.
-        trained = (
-            ("generator", "mapping_network", "style_encoder")
-            if source == "latent"
-            else ("generator",)
-        )
+        trained = {
+            "latent": ("generator", "mapping_network", "style_encoder"),
+            "reference": ("generator", "style_encoder") if config.colour else ("generator",),
+        }[source]
         self._train_only(*trained)
         self.optimisers.begin()
         generator, encoder = self.networks["generator"], self.networks["style_encoder"]
@@ -308,7 +330,9 @@ class Task:
 
         with self._autocast():
             s_back = encoder(fake, y_ref).float()
-        losses["sty"] = (s_back - s.float()).abs().mean()
+        # What a reference's code is to be, other losses say; this one would have it be nothing.
+        target = s if source == "latent" else s.detach()
+        losses["sty"] = (s_back - target.float()).abs().mean()
         (config.style * losses["sty"]).backward()
 
         # The second picture gets no gradient, so it needs no graph.
@@ -318,9 +342,13 @@ class Task:
         weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
         (-weight * losses["ds"]).backward()
 
+        if config.colour and source == "reference":
+            losses["colour"] = colour_difference(fake, batch["ref_NCHW"])
+            (config.colour * losses["colour"]).backward()
+
         if config.roughness:
             losses["rough"] = cost(fake - x)
-            risen = 1 - diversity_weight(1.0, config.diversity_steps, self.step_index)
+            risen = 1 - diversity_weight(1.0, config.roughness_steps, self.step_index)
             (risen * config.roughness * losses["rough"]).backward()
 
         with self._autocast():
