@@ -31,7 +31,9 @@ from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,
     Task,
+    colour_difference,
     diversity_weight,
+    energy_distance,
     sample,
 )
 from facestyle.painter import Painter
@@ -207,6 +209,27 @@ def test_a_plain_judge_teaches_the_domains(roughness: float) -> None:
     assert float((brightness_N * crossed_N).sum() / crossed_N.abs().sum()) > 0.4
 
 
+def test_what_a_change_costs_rises_from_nothing() -> None:
+    def painted(roughness: float, rise: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        config = replace(
+            JUDGED, roughness=roughness, roughness_steps=rise, blocks=1, warmup_steps=0
+        )
+        task, noise = Task(config, 2), torch.Generator().manual_seed(0)
+        last = task.networks["generator"].get_parameter("painted.weight")
+        torch.nn.init.normal_(last, std=0.1)  # a fresh one changes nothing, which costs nothing
+        found = []
+        for _ in range(2):
+            task.step(judged_batch(noise))
+            found.append(last.detach().clone())
+        return found
+
+    free, rising, full = painted(1e-9, 0), painted(100.0, 50), painted(100.0, 0)
+    assert torch.equal(free[0], rising[0])
+    assert not torch.equal(free[1], rising[1])
+    assert not torch.equal(free[0], full[0])
+
+
 @pytest.mark.parametrize("judge", ["plain", "residual"])
 def test_pictures_under_another_domains_name_teach_the_domains_alone(judge: str) -> None:
     """Fakes are the pictures themselves under their own names, so nothing else tells domains."""
@@ -228,6 +251,68 @@ def test_pictures_under_another_domains_name_teach_the_domains_alone(judge: str)
             for t in (task, blind)
         )
     assert float(sure) > 1 > abs(float(unsure))
+
+
+def test_colours_of_a_reference_are_compared_where_the_face_is() -> None:
+    torch.manual_seed(0)
+    face = torch.rand(2, 3, 32, 32)
+    assert float(colour_difference(face, face)) == 0
+    assert float(colour_difference(face, face - 0.25)) == pytest.approx(0.25)
+    grain = 0.5 * (torch.arange(32) % 2) - 0.25  # as fine as this is no colour
+    assert float(colour_difference(face, face + grain)) < 1e-6
+    corners, middle = face.clone(), face.clone()
+    corners[..., :4, :4] += 1
+    middle[..., 14:18, 14:18] += 1
+    assert float(colour_difference(face, corners)) == 0 < float(colour_difference(face, middle))
+
+
+def test_energy_distance_is_least_between_samples_of_one_distribution() -> None:
+    torch.manual_seed(0)
+    y_M = torch.arange(600) % 2
+    domain_M1 = 3.0 * y_M[:, None]
+    drawn, read = (torch.randn(600, 4) + domain_M1 for _ in range(2))
+    of_one = energy_distance(drawn, read, y_M)
+    own = sum(torch.cdist(r, r).sum() / (300 * 299) for r in (read[::2], read[1::2]))
+    assert float(of_one - own) == pytest.approx(0, abs=0.05)
+    for other in (drawn + 0.5, domain_M1 + 2 * (drawn - domain_M1), drawn.flip(0) * 0 + 1.5):
+        assert float(energy_distance(other, read, y_M) - of_one) > 0.2
+    # Domains are apart: the codes of both are as they should be, and in the other's place.
+    assert float(energy_distance(drawn.roll(1, 0), read, y_M) - of_one) > 2
+
+
+@pytest.mark.parametrize("colour", [0.0, 10.0])
+def test_the_style_encoder_and_drawn_codes_learn_from_references(colour: float) -> None:
+    """Of pictures of one colour each: what is made has its reference's, not its source's."""
+    torch.manual_seed(0)
+    config = replace(
+        JUDGED, roughness=0.01, blocks=1, warmup_steps=0, style=0.02, cycle=0.0, alternate=False,
+        colour=colour, codes=1.0 if colour else 0.0,
+    )  # fmt: skip
+    task, noise = Task(config, 2), torch.Generator().manual_seed(0)
+
+    def batch(size: int) -> dict[str, torch.Tensor]:
+        shades = 1.6 * torch.rand(3, size, 3, 1, 1, generator=noise) - 0.8
+        flat = dict(zip(("x_NCHW", "ref_NCHW", "ref2_NCHW"), shades, strict=True))
+        return judged_batch(noise, size) | {
+            name: shade.expand(-1, -1, 16, 16).contiguous() for name, shade in flat.items()
+        }
+
+    for _ in range(200):
+        task.step(batch(8))
+    shown = batch(64)
+    x, y, ref = (shown[name] for name in ("x_NCHW", "y_ref_N", "ref_NCHW"))
+    with torch.inference_mode():
+        generator = task.averages["generator"]
+        read = task.averages["style_encoder"](ref, y)
+        drawn = task.averages["mapping_network"](shown["z_NL"], y)
+        made, seen, own = (p.mean(dim=(2, 3)).flatten() for p in (generator(x, read), ref, x))
+        spreads = [generator(x[:1].expand_as(x), s).std(dim=0).mean() for s in (read, drawn)]
+    followed = torch.corrcoef(torch.stack([made, seen, own]))[0, 1:]
+    if colour:
+        assert followed[0] > 0.7 > followed[1]
+        assert 0.5 < float(spreads[1] / spreads[0]) < 2
+    else:
+        assert followed[0] < 0.5 < followed[1]
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -334,6 +419,9 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"warmup_steps": -1}}, "expected 0 or more"),
         ("paper", {"stargan-v2": {"other_domain": 1.5}}, "expected a share from 0 to 1"),
         ("paper", {"stargan-v2": {"mismatch": -1.0}}, "mismatch is -1.0, expected 0 or more"),
+        ("paper", {"stargan-v2": {"colour": -1.0}}, "colour is -1.0, expected 0 or more"),
+        ("paper", {"stargan-v2": {"codes": -1.0}}, "codes is -1.0, expected 0 or more"),
+        ("paper", {"stargan-v2": {"roughness_steps": -1}}, "roughness_steps is -1, expected 0"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),

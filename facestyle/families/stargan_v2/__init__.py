@@ -27,7 +27,7 @@ Shapes = Mapping[str, Mapping[str, Sequence[int]]]
 
 NAME = "stargan-v2"
 PARTS = {"generator": "generator", "mapping_network": "mapping", "style_encoder": "encoder"}
-MAY_BE_0 = ("w_hpf", "painter_blocks")  # of the sizes that tensors tell
+MAY_BE_0 = ("w_hpf", "painter_blocks", "plain_encoder")  # of the sizes that tensors tell
 LANDMARK_FILE = "wing.ckpt"  # the published 98-landmark FAN, for checkpoints that lack theirs
 
 # What differs from the paper in each preset. "paper" is AFHQ's setting at 256 px; "compact"
@@ -177,7 +177,7 @@ class StarGANv2:
             )
         least = {
             "roughness": 0, "roughness_steps": 0, "warmup_steps": 0, "mismatch": 0, "colour": 0,
-            "blocks": 1, "judge_width": 1,
+            "codes": 0, "blocks": 1, "judge_width": 1,
         }  # fmt: skip
         for name, lowest in least.items():
             if getattr(config, name) < lowest:

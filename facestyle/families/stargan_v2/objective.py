@@ -116,6 +116,10 @@ class Config:
     """Weight of the difference between the coarse colours of a picture and of its reference
     (``colour_difference``): the style encoder then learns from references too. Not the published
     way."""
+    codes: float = 0.0
+    """Weight of the distance between the mapping network's style codes and those that the style
+    encoder reads from references (``energy_distance``), by which drawn styles are styles that
+    pictures have. Not the published way."""
     alternate: bool = False
     """Latent codes in even iterations and references in odd ones, instead of both in each:
     half the work an iteration; not the published way."""
@@ -155,8 +159,24 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
     cells_NCHW = F.avg_pool2d(apart, cell, cell // 2).abs()
     along = torch.linspace(-1, 1, cells_NCHW.shape[2], device=apart.device)
     radius_HW = torch.hypot(along[:, None], along[None])
-    weight_HW = ((1.2 - radius_HW) / 0.4).clamp(0, 1)
+    weight_HW = ((0.9 - radius_HW) / 0.4).clamp(0, 1)
     return (weight_HW * cells_NCHW).mean() / weight_HW.mean()
+
+
+def energy_distance(drawn_MS: Tensor, read_MS: Tensor, y_M: Tensor) -> Tensor:
+    """How unlike two samples of style codes are, within each domain; 0 in the mean where they
+    are of one distribution (Székely & Rizzo 2013), up to what is the second sample's alone.
+
+    Unbiased, so that a few codes a batch are enough. A domain counts from two codes on.
+    """
+    same_MM = (y_M[:, None] == y_M).float()
+    others_MM = same_MM - torch.eye(len(y_M), device=y_M.device)
+    count_M1 = same_MM.sum(1, keepdim=True)
+    across_MM = torch.cdist(drawn_MS, read_MS) * same_MM / count_M1.square()
+    # Not of equal ones, where a distance has no gradient.
+    apart_MM = torch.cdist(drawn_MS, drawn_MS + 1e-6)
+    within_MM = apart_MM * others_MM / (count_M1 * (count_M1 - 1).clamp(min=1))
+    return 2 * across_MM.sum() - within_MM.sum()
 
 
 class Task:
@@ -307,10 +327,11 @@ class Task:
         """
         config = self.config
         # Published: with references only the generator steps.
-        trained = {
-            "latent": ("generator", "mapping_network", "style_encoder"),
-            "reference": ("generator", "style_encoder") if config.colour else ("generator",),
-        }[source]
+        trained: tuple[str, ...] = ("generator",)
+        if source == "latent" or config.colour:
+            trained = (*trained, "style_encoder")
+        if source == "latent" or config.codes:
+            trained = (*trained, "mapping_network")
         self._train_only(*trained)
         self.optimisers.begin()
         generator, encoder = self.networks["generator"], self.networks["style_encoder"]
@@ -337,7 +358,8 @@ class Task:
 
         # The second picture gets no gradient, so it needs no graph.
         with torch.no_grad(), self._autocast():
-            fake2 = generator(x, self._style(batch, source, first=False), *masks)
+            s2 = self._style(batch, source, first=False)
+            fake2 = generator(x, s2, *masks)
         losses["ds"] = (fake.float() - fake2.float()).abs().mean()
         weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
         (-weight * losses["ds"]).backward()
@@ -345,6 +367,15 @@ class Task:
         if config.colour and source == "reference":
             losses["colour"] = colour_difference(fake, batch["ref_NCHW"])
             (config.colour * losses["colour"]).backward()
+
+        if config.codes and source == "reference":
+            z_ML = torch.cat([batch["z_NL"], batch["z2_NL"]])
+            y_M = torch.cat([y_ref, y_ref])
+            with self._autocast():
+                drawn_MS = self.networks["mapping_network"](z_ML, y_M).float()
+            read_MS = torch.cat([s.detach(), s2]).float()
+            losses["codes"] = energy_distance(drawn_MS, read_MS, y_M)
+            (config.codes * losses["codes"]).backward()
 
         if config.roughness:
             losses["rough"] = cost(fake - x)
