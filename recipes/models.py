@@ -54,7 +54,7 @@ HALVES = ("train", "val")
 TRAINED = 0.75  # of the minutes; penalties, sheets, checkpoints and waiting take the rest
 SCHEDULES = (  # settings that count iterations, and follow a run that is made longer or shorter
     "lr_fall_from", "lr_fall_to", "diversity_steps", "constant_steps", "decay_steps",
-    "warmup_steps",
+    "warmup_steps", "roughness_steps",
 )  # fmt: skip
 
 
@@ -67,10 +67,6 @@ class Stage:
 
     tables: Tables
     """Settings beside the compact preset's, by table."""
-    data: str = ""
-    """Of ``data_of``; empty: the recipe's name."""
-    alignment: str = ""
-    """Of its pictures, where it is not the recipe's."""
     fresh: bool = False
     """Whether its discriminators begin anew, as they must where they are of other sizes."""
 
@@ -92,24 +88,28 @@ class Recipe:
 
 
 def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
-    """Tables of female-male: a painter and a judge that is kept knowing women from men."""
+    """Tables of female-male: a painter, a judge that is kept knowing women from men, a style
+    encoder that is kept reading colours, and drawn styles like those that it reads."""
     return {
         "run": {"steps": steps, "batch_size": batch_size},
         "stargan-v2": {
             "image_size": 128,
             "first_width": 16,
-            "roughness": 2.0,
+            "roughness": 1.5,
+            "roughness_steps": steps // 2,
             "judge": "plain",
             "warmup_steps": 600,
             "other_domain": 0.6,
             "mismatch": 1.0,
+            "colour": 2.5,
+            "codes": 1.0,
+            "style": 0.1,
+            "diversity": 0.3,
+            "diversity_steps": steps,
             "lr": 3e-4,
-            "mapping_lr": 3e-6,
+            "mapping_lr": 3e-4,
             "r1": 0.2,
             "r1_every": 4,
-            "style": 0.3,
-            "diversity": 0.5,
-            "diversity_steps": steps,
             "ema": 0.995,
             **settings,
         },
@@ -143,28 +143,12 @@ RECIPES = {
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
-        cpu=(
-            Stage(tables=_female_male(3_800, 8, diversity_steps=6_000)),
-            Stage(  # styles that differ, once there is something to be seen of them
-                tables=_female_male(
-                    2_300, 8, warmup_steps=0, style=1.0, diversity=1.0, diversity_steps=2_400
-                ),
-            ),
-        ),
+        cpu=(Stage(tables=_female_male(11_000, 8)),),
         gpu=(
             Stage(
-                data="female-male-hair",
-                alignment="celeba",
                 tables=_female_male(
-                    20_000,
-                    32,
-                    first_width=24,
-                    max_width=144,
-                    judge_width=24,
-                    r1=0.1,
-                    style=1.0,
-                    diversity=1.0,
-                ),
+                    20_000, 32, first_width=24, max_width=144, judge_width=24, r1=0.1
+                )
             ),
         ),
     ),
@@ -361,9 +345,6 @@ def data_of(name: str, faces: Path, work: Path) -> Path:
         settings = {key: celeba[key] for key in ("align", "detector", "size")}
         tight = crops(source, work / "data" / "utkface", **settings)
         return together(work / "data" / name, {"celeba": wide, "utkface": tight})
-    if name == "female-male-hair":
-        celeba |= {"align": "celeba", "by": "Male:male,female"}
-        return crops(faces / "celeba10k.zip", work / "data" / name, **celeba)
     if name == "attributes":
         celeba |= {"align": RECIPES[name].alignment}
         return crops(faces / "celeba10k.zip", work / "data" / name, **celeba)
@@ -407,7 +388,7 @@ def in_time(
             if hasattr(family_named(recipe.family).config(), "warmup_steps"):
                 own["warmup_steps"] = 0  # in which an iteration is cheap
             estimate = training.estimate(
-                data_of(stage.data or name, options.faces, options.work),
+                data_of(name, options.faces, options.work),
                 family=recipe.family,
                 preset="compact",
                 tables={"run": _run_settings(recipe, stage, options), recipe.family: own},
@@ -449,7 +430,7 @@ def trained(name: str, options: argparse.Namespace) -> Path:
         stages = in_time(name, recipe, stages, options)
     folder = None
     for number, stage in enumerate(stages, 1):
-        data = data_of(stage.data or name, options.faces, options.work)
+        data = data_of(name, options.faces, options.work)
         origin = folder / "model.safetensors" if folder is not None and stage.fresh else folder
         folder = run(f"{name}-stage{number}", recipe, stage, options, data, origin)
         if not finished(folder):
@@ -498,7 +479,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "save_every": max(1, steps // 40),
         "licence": recipe.licence,
         "about": recipe.about,
-        "alignment": stage.alignment or recipe.alignment,
+        "alignment": recipe.alignment,
         **stage.tables["run"],
         "steps": steps,
         "domains": recipe.domains,
