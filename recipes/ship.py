@@ -94,6 +94,11 @@ def main() -> None:
             parts = strengthened(parts, options.strength)
         except ValueError as error:
             parser.error(f"--strength: {options.model}: {error}")
+    changed = [
+        f"--{name} {value}" for name in ("without", "strength") if (value := getattr(options, name))
+    ]
+    if changed:
+        card = replace(card, command=f"{card.command}; recipes/ship.py {' '.join(changed)}")
     if options.about:
         card = replace(card, about=options.about)
     if options.scores:

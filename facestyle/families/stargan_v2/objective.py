@@ -151,8 +151,8 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
     """Mean absolute difference of local mean colours, in cells of an eighth of the side that
     overlap by half. Corners do not count: what is there is background.
 
-    A makeup loss (BeautyGAN, Li et al., ACM MM 2018, section 3.3.3) whose regions are those of
-    an aligned crop: no parser, no histogram.
+    The makeup loss of BeautyGAN (Li et al., ACM MM 2018) for crops that are aligned: places
+    instead of parsed regions, means instead of histograms.
     """
     cell = fake_NCHW.shape[2] // 8
     apart = (fake_NCHW - ref_NCHW).float()
@@ -164,10 +164,10 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
 
 
 def energy_distance(drawn_MS: Tensor, read_MS: Tensor, y_M: Tensor) -> Tensor:
-    """How unlike two samples of style codes are, within each domain; 0 in the mean where they
-    are of one distribution (Székely & Rizzo 2013), up to what is the second sample's alone.
+    """How unlike drawn style codes are those that were read, summed over domains: least where
+    both are of one distribution (Székely & Rizzo, 2013), where it is the mean distance of two.
 
-    Unbiased, so that a few codes a batch are enough. A domain counts from two codes on.
+    Unbiased, so that a few codes a batch are enough; a domain wants two of each at least.
     """
     same_MM = (y_M[:, None] == y_M).float()
     others_MM = same_MM - torch.eye(len(y_M), device=y_M.device)
