@@ -143,7 +143,7 @@ RECIPES = {
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
-        cpu=(Stage(tables=_female_male(11_000, 8)),),
+        cpu=(Stage(tables=_female_male(4_800, 8)),),
         gpu=(
             Stage(
                 tables=_female_male(
