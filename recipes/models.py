@@ -67,6 +67,8 @@ class Stage:
 
     tables: Tables
     """Settings beside the compact preset's, by table."""
+    data: str = ""
+    """Of ``data_of``; empty: the recipe's name."""
     fresh: bool = False
     """Whether its discriminators begin anew, as they must where they are of other sizes."""
 
@@ -146,9 +148,10 @@ RECIPES = {
         cpu=(Stage(tables=_female_male(4_800, 8)),),
         gpu=(
             Stage(
+                data="female-male-celeba",  # three archives are more than 60 MB
                 tables=_female_male(
                     20_000, 32, first_width=24, max_width=144, judge_width=24, r1=0.1
-                )
+                ),
             ),
         ),
     ),
@@ -388,7 +391,7 @@ def in_time(
             if hasattr(family_named(recipe.family).config(), "warmup_steps"):
                 own["warmup_steps"] = 0  # in which an iteration is cheap
             estimate = training.estimate(
-                data_of(name, options.faces, options.work),
+                data_of(stage.data or name, options.faces, options.work),
                 family=recipe.family,
                 preset="compact",
                 tables={"run": _run_settings(recipe, stage, options), recipe.family: own},
@@ -430,7 +433,7 @@ def trained(name: str, options: argparse.Namespace) -> Path:
         stages = in_time(name, recipe, stages, options)
     folder = None
     for number, stage in enumerate(stages, 1):
-        data = data_of(name, options.faces, options.work)
+        data = data_of(stage.data or name, options.faces, options.work)
         origin = folder / "model.safetensors" if folder is not None and stage.fresh else folder
         folder = run(f"{name}-stage{number}", recipe, stage, options, data, origin)
         if not finished(folder):
