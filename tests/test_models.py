@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import models
 import pytest
+import ship
 import torch
 from models import RECIPES, TRAINED, Recipe, Stage, in_time, stretched
 from ship import kept_alone, strengthened
 
 from facestyle import training
+from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.families import family_named
 from facestyle.families.stargan.objective import Config, Task
 from facestyle.painter import Painter
@@ -127,6 +130,25 @@ def test_a_painters_changes_can_be_made_larger() -> None:
         assert torch.allclose(painter(x, label) - x, 1.5 * change, atol=1e-6)
     with pytest.raises(ValueError, match="no painter"):
         strengthened({"G": {"main.0.weight": x}}, 1.5)
+
+
+def test_a_card_tells_what_was_done_to_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = family_named("stargan-v2")
+    tables = {"stargan-v2": {"image_size": 16, "first_width": 4, "max_width": 8, "roughness": 1.0}}
+    _, config = resolve(family, "compact", tables)
+    task = family.task(config, 2, device="cpu", bf16=False, compile=False)
+    card = replace(family.new_card(config, ("female", "male")), command="facestyle train")
+    save_model(tmp_path / "run.safetensors", task.model_parts(), card)
+    words = f"--model {tmp_path / 'run.safetensors'} --name a-b --strength 1.5 --out {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["ship.py", *words.split()])
+    ship.main()
+    shipped = load_checkpoint(tmp_path / "a_b.safetensors").card
+    assert shipped is not None
+    assert (shipped.name, shipped.command) == (
+        "a-b", "facestyle train; recipes/ship.py --strength 1.5",
+    )  # fmt: skip
 
 
 def test_what_is_left_out_is_off_and_all_else_as_it_was() -> None:
