@@ -145,7 +145,7 @@ RECIPES = {
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
-        cpu=(Stage(tables=_female_male(4_800, 8)),),
+        cpu=(Stage(tables=_female_male(12_000, 8)),),
         gpu=(
             Stage(
                 data="female-male-celeba",  # three archives are more than 60 MB
