@@ -274,7 +274,7 @@ def test_energy_distance_is_least_between_samples_of_one_distribution() -> None:
     of_one = energy_distance(drawn, read, y_M)
     own = sum(torch.cdist(r, r).sum() / (300 * 299) for r in (read[::2], read[1::2]))
     assert float(of_one - own) == pytest.approx(0, abs=0.05)
-    for other in (drawn + 0.5, domain_M1 + 2 * (drawn - domain_M1), drawn.flip(0) * 0 + 1.5):
+    for other in (drawn + 0.5, domain_M1 + 2 * (drawn - domain_M1), torch.full_like(drawn, 1.5)):
         assert float(energy_distance(other, read, y_M) - of_one) > 0.2
     # Domains are apart: the codes of both are as they should be, and in the other's place.
     assert float(energy_distance(drawn.roll(1, 0), read, y_M) - of_one) > 2

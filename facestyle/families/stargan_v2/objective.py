@@ -318,8 +318,8 @@ class Task:
         return {f"D/{source}/{name}": value.detach() for name, value in losses.items()}
 
     def _generator_step(self, batch: Batch, source: str) -> Losses:
-        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4), and what a
-        painter's change costs.
+        """Adversarial, style, diversity and cycle loss (paper, equations 1 to 4), what a painter's
+        change costs, and from references their colours and codes.
 
         In stages: each loss goes back to the fake and its style code, and its graph is gone
         before the next one is made; what has gathered there then goes back through the first
