@@ -39,6 +39,9 @@ class ModelCard:
     one, the label vector ends in a mask that says whose labels hold."""
     exclusive: tuple[str, ...] = ()
     """Attribute models: comma-joined domains of which one holds at a time, such as hair colours."""
+    relative: bool = False
+    """Attribute models: whether the generator is given the label wanted less the face's own, not
+    the label wanted."""
     alignment: str = "none"
     """Name of the template (``faces.align.TEMPLATES``), or ``none`` for whole pictures."""
     pasted: str = "face"
@@ -63,7 +66,9 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys, so that equal cards give equal bytes."""
-        filled = {k: v for k, v in asdict(self).items() if v not in (None, "", ())}
+        filled = {
+            k: v for k, v in asdict(self).items() if v not in (None, "", ()) and v is not False
+        }
         return json.dumps(filled, sort_keys=True, ensure_ascii=False)
 
     def at_step(self, steps: int) -> ModelCard:
@@ -148,6 +153,7 @@ def _is_scores(value: Any) -> bool:
 
 _FITS: Mapping[str, Callable[[Any], bool]] = {  # by a field's annotation
     "str": _is_text,
+    "bool": lambda value: isinstance(value, bool),
     "int": _is_whole,
     "int | None": lambda value: value is None or _is_whole(value),
     "tuple[str, ...]": _is_texts,

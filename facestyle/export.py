@@ -175,7 +175,8 @@ class _Samples:
         if self.card.latent_dim is not None:
             return self.rng.standard_normal((count, self.card.latent_dim), np.float32)
         sets = len(self.card.attribute_sets)
-        labels_NA = self.rng.integers(2, size=(count, len(self.card.domains)))
+        least = -1 if self.card.relative else 0
+        labels_NA = self.rng.integers(least, 2, size=(count, len(self.card.domains)))
         mask_NM = (
             np.eye(sets)[self.rng.integers(sets, size=count)] if sets > 1 else labels_NA[:, :0]
         )

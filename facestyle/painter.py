@@ -18,6 +18,7 @@ from facestyle.initialisation import he_init
 from facestyle.resampling import DoublingConv
 
 COLOURS = 3
+SMALLEST = 8  # px, to which a painter halves
 AMOUNT = 0.25  # of the change, beside its roughness: a smooth cloud beside the hair is not rough
 
 
@@ -90,6 +91,15 @@ class FilmBlock(nn.Module):
         scale, shift = self.film(wanted_NV)[:, :, None, None].chunk(2, dim=1)
         x = torch.addcmul(shift, self.conv1(F.relu(x_NCHW)), 1 + scale)
         return x_NCHW + self.conv2(F.relu(x))
+
+
+def halvings(side: int) -> int:
+    """A painter's depth for pictures of this side in px: down to 8 px, or what is left of it
+    where it cannot be halved further."""
+    depth = 0
+    while side % 2 == 0 and side >= 2 * SMALLEST:
+        side, depth = side // 2, depth + 1
+    return depth
 
 
 def is_painter(shapes: Mapping[str, Sequence[int]]) -> bool:

@@ -212,8 +212,7 @@ class Translator:
                 raise UsageError(
                     f"{' and '.join(both)} exclude each other", f"set one of {', '.join(group)}"
                 )
-        # A set of attributes that all exclude each other needs no look at the face.
-        if edit.source is None and "classifier" not in self.backend.roles and not self._whole(edit):
+        if edit.source is None and "classifier" not in self.backend.roles and self._looks(edit):
             raise UsageError(
                 f"{self._name} cannot see which attributes a face has (no discriminator file)",
                 "say them with --source, or put the -D file beside the -G file",
@@ -272,7 +271,9 @@ class Translator:
     def labels(self, faces_NCHW: np.ndarray, edit: Edit) -> np.ndarray:
         """The label vectors (N, A) that ask the generator for faces with these changes.
 
-        Of several data sets' attributes only the set with the edit counts: the mask says so.
+        Of several data sets' attributes only the set with the edit counts: the mask says so. A
+        generator of differences is told 1 of what is to come and -1 of what is to go, and of what
+        was asked for by name even where the face seems to have it: the classifier may be wrong.
         """
         names = self.card.domains
         sets = [group.split(",") for group in self.card.attribute_sets] or [list(names)]
@@ -284,23 +285,28 @@ class Translator:
                 "change the attributes of one set at a time",
             )
         active = set(sets[chosen.index(True)])
-        has = {name: np.zeros(len(faces_NCHW), bool) for name in names}
+        own = {name: np.zeros(len(faces_NCHW), bool) for name in names}
         if edit.source is not None:
-            has |= {name: np.full(len(faces_NCHW), name in edit.source) for name in names}
-        elif not self._whole(edit):
-            has |= self._seen(faces_NCHW)
+            own |= {name: np.full(len(faces_NCHW), name in edit.source) for name in names}
+        elif self._looks(edit):
+            own |= self._seen(faces_NCHW)
+        target = dict(own)
         for name in (*edit.on, *edit.off, *edit.flip):
-            value = ~has[name] if name in edit.flip else np.full(len(faces_NCHW), name in edit.on)
+            value = ~own[name] if name in edit.flip else np.full(len(faces_NCHW), name in edit.on)
             for group in self._groups():
                 if name in group:
                     for other in group:
-                        has[other] = has[other] & ~value
-            has[name] = value
-        labels_NA = np.stack([has[name] & (name in active) for name in names], axis=1)
+                        target[other] = target[other] & ~value
+            target[name] = value
+        labels_NA = np.stack([target[name] for name in names], axis=1).astype(np.float32)
+        if self.card.relative:
+            own |= {name: ~target[name] for name in wanted}
+            labels_NA -= np.stack([own[name] for name in names], axis=1)
+        labels_NA *= np.array([name in active for name in names], np.float32)
         if len(sets) > 1:
-            mask_NM = np.repeat([chosen], len(faces_NCHW), axis=0)
+            mask_NM = np.repeat(np.array([chosen], np.float32), len(faces_NCHW), axis=0)
             labels_NA = np.concatenate([labels_NA, mask_NM], axis=1)
-        return labels_NA.astype(np.float32)
+        return labels_NA
 
     def _seen(self, faces_NCHW: np.ndarray) -> dict[str, np.ndarray]:
         """The attributes that the model's own classifier sees, (N,) bool each."""
@@ -322,9 +328,16 @@ class Translator:
         sets = self.card.attribute_sets or (",".join(self.card.domains),)
         return any(set(group) == set(members.split(",")) for members in sets)
 
-    def _whole(self, edit: Edit) -> bool:
-        """Whether the edit leaves nothing of its set to what the face has."""
-        return any(
+    def _looks(self, edit: Edit) -> bool:
+        """Whether the edit depends on what the face has.
+
+        Attributes that all exclude each other leave nothing of it; of differences only those
+        depend on it that reverse something, or take the place of others.
+        """
+        if self.card.relative:
+            grouped = {name for group in self._groups() for name in group}
+            return bool(edit.flip or grouped & set(edit.on))
+        return not any(
             bool(edit.on) and set(edit.on) <= set(group) and self._is_whole_set(group)
             for group in self._groups()
         )

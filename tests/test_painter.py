@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from facestyle.painter import Painter, cost, is_painter, painter_sizes, roughness
+from facestyle.painter import Painter, cost, halvings, is_painter, painter_sizes, roughness
 
 
 def test_a_painter_begins_with_no_change_and_follows_all_that_is_wanted() -> None:
@@ -43,3 +43,8 @@ def test_roughness_is_the_mean_step_between_neighbours() -> None:
     assert float(roughness(even)) == 0
     assert float(cost(even)) == pytest.approx(0.3 / 4)
     assert cost(change) > roughness(change)
+
+
+def test_a_painter_halves_to_eight_pixels_or_what_cannot_be_halved() -> None:
+    sides = {8: 0, 16: 1, 64: 3, 72: 3, 96: 3, 128: 4, 200: 3, 256: 5}
+    assert {side: halvings(side) for side in sides} == sides

@@ -449,6 +449,35 @@ def test_a_joint_model_is_told_whose_labels_hold(tmp_path: Path) -> None:
     assert np.array_equal(found, expected)
 
 
+def test_a_model_of_differences_is_told_what_changes_and_nothing_else(tmp_path: Path) -> None:
+    parts = tiny()
+    whole = FAMILY.card(checkpoint_of(parts), {"domains": CELEBA})
+    save_model(tmp_path / "a.safetensors", parts, replace(whole, relative=True))
+    model = facestyle.load(tmp_path / "a.safetensors")
+    assert model.card.relative
+    x = standin.image(1, 2, 16)
+
+    def told(**edit: Any) -> list[list[float]]:
+        return model.labels(x, Edit(**edit)).tolist()  # type: ignore[no-any-return]
+
+    # Black, blond and brown hair, male, young; of the others nothing is told, whatever they are.
+    assert (
+        told(on=("Male",)) == told(on=("Male",), source=("Male", "Young")) == [[0, 0, 0, 1, 0]] * 2
+    )
+    assert told(off=("Young",)) == [[0, 0, 0, 0, -1]] * 2
+    assert told(flip=("Male",), source=("Male", "Young")) == [[0, 0, 0, -1, 0]] * 2
+    assert told(on=("Blond_Hair",), source=("Brown_Hair",)) == [[0, 1, -1, 0, 0]] * 2
+    seen = model.backend.run("classifier", x) > 0
+    assert told(flip=("Young",)) == [[0, 0, 0, 0, -1 if young else 1] for young in seen[:, 4]]
+    # Without eyes it still does what depends on nothing that the face has.
+    save_model(tmp_path / "b.safetensors", {"G": parts["G"]}, replace(whole, relative=True))
+    blind = facestyle.load(tmp_path / "b.safetensors")
+    assert blind.translate(x, blind.edited(Edit(on=("Male",)))).shape == x.shape
+    for unseen in (Edit(flip=("Male",)), Edit(on=("Black_Hair",))):
+        with pytest.raises(UsageError, match="cannot see"):
+            blind.edited(unseen)
+
+
 def test_the_label_reaches_every_pixel_through_the_border() -> None:
     """With zero padding, and by that alone: a label is constant, and norms take that away."""
     torch.manual_seed(0)
@@ -829,9 +858,11 @@ def test_pictures_under_contrary_labels_teach_the_attributes_alone() -> None:
         assert sure(task) > 0 > sure(blind)
 
 
-def test_a_judge_by_attribute_teaches_it_too() -> None:
-    """Bright where the label says so, the other attribute stays: no classification at all."""
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_judge_by_attribute_teaches_it_too(relative: bool) -> None:
+    """Bright where the label says so: no classification at all."""
     config = by_attribute(
+        relative=relative,
         g_width=8, d_width=8, g_lr=2e-3, d_lr=2e-3, beta1=0.0, beta2=0.99, warmup_steps=40,
         classify=0.0, reconstruct=2.0, penalty=0.1, roughness=0.01,
     )  # fmt: skip
@@ -848,9 +879,13 @@ def test_a_judge_by_attribute_teaches_it_too() -> None:
         task.step({"x_NCHW": pictures(label), "label_NA": label, "target_NA": target})
     label = torch.tensor([[0.0], [1.0]])
     with torch.inference_mode():
-        made = task.networks["G"](pictures(label), 1 - label).mean(dim=(1, 2, 3))
+        told = 1 - 2 * label if relative else 1 - label
+        made = task.networks["G"](pictures(label), told).mean(dim=(1, 2, 3))
+        x = pictures(label)
+        kept = task.networks["G"](x, torch.zeros_like(label) if relative else label) - x
     assert float(made[0]) > 0.2
     assert float(made[1]) < -0.2
+    assert float(kept.mean(dim=(1, 2, 3)).abs().max()) < 0.2
 
 
 @pytest.mark.parametrize("judge", ["whole", "attributes"])

@@ -43,6 +43,7 @@ from facestyle.families.ugatit.objective import (
     attention_loss,
     l1,
     learning_rate,
+    noised,
     realness_loss,
 )
 
@@ -636,6 +637,19 @@ def test_a_judge_by_domain_teaches_both_generators() -> None:
     with torch.inference_mode():
         assert float(task.networks["genA2B"](pictures(-0.5)).mean()) > 0.2
         assert float(task.networks["genB2A"](pictures(0.5)).mean()) < -0.2
+
+
+def test_noise_drowns_what_a_result_hides_and_nothing_else() -> None:
+    """A result that is taken back is noisy; the judge, and the other losses, see it as it is."""
+    plain, noisy = (fresh(replace(TINY, cycle_noise=amount)) for amount in (0.0, 0.2))
+    before, after = plain.step(batches(1)[0]), noisy.step(batches(1)[0])
+    apart = {name for name, value in before.items() if after[name] != value}
+    assert apart == {"G/cycle_A", "G/cycle_B", "G/total"}
+    x = torch.zeros(2, 3, 64, 64)
+    assert noised(x, 0.0) is x
+    hidden = 0.1 * torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+    read = torch.sign(noised(x + hidden, 1.0)) == torch.sign(hidden)
+    assert 0.5 < float(read.float().mean()) < 0.56  # a guess is a half
 
 
 def test_full_mode_trains_too() -> None:

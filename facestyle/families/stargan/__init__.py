@@ -232,6 +232,7 @@ class StarGAN:
             styles=("attributes",),
             pasted="crop",
             exclusive=_exclusive_in(config, domains),
+            relative=config.relative,
         )
 
     def sample(

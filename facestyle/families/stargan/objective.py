@@ -24,11 +24,8 @@ from facestyle.adversarial import R1_EVERY, r1_penalty
 from facestyle.augment import moved
 from facestyle.families.stargan.networks import SLOPE, Discriminator, built_generator
 from facestyle.initialisation import he_init
-from facestyle.painter import cost
+from facestyle.painter import cost, halvings
 from facestyle.updates import Optimisers
-
-PAINTER_DEPTH = 3  # a painter's halvings
-PAINTER_WIDEST = 4  # its deepest convolutions, in multiples of the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +46,10 @@ class Config:
     """Above 0 the generator is a ``painter.Painter``, which makes the change alone; this is the
     weight of what that change costs (``painter.cost``), from 0 up over ``constant_steps``. Not
     the published way."""
+    relative: bool = False
+    """Whether the generator is given the target less the face's own label: 1 for what is to
+    come, -1 for what is to go, 0 for what stays, whatever it is (STGAN, Liu et al., CVPR 2019,
+    section 3.1). Not the published way."""
     d_width: int = 64
     """Channels of the discriminator's first convolution."""
     d_layers: int = 6
@@ -209,7 +210,8 @@ class Task:
         self._guessing = math.log(domains) if config.labels == "one-hot" else domains * math.log(2)
         sizes = {"labels": domains, "width": config.g_width, "blocks": config.g_blocks}
         if config.roughness:
-            sizes |= {"widest": PAINTER_WIDEST * config.g_width, "depth": PAINTER_DEPTH}
+            depth = halvings(config.image_size)
+            sizes |= {"widest": config.g_width << max(0, depth - 1), "depth": depth}
         self._generator: Any = built_generator(sizes)
         self._discriminator = Discriminator(
             attributes=domains,
@@ -255,7 +257,9 @@ class Task:
         fake = x
         if warm:
             with torch.set_grad_enabled(learns), self._autocast():
-                fake = self._generator(x, batch["target_NA"]).float()
+                fake = self._generator(
+                    x, self._wanted(batch["label_NA"], batch["target_NA"])
+                ).float()
         losses = self._discriminator_step(x, fake.detach(), batch)
         if learns:
             losses |= self._generator_step(x, fake, batch)
@@ -340,7 +344,7 @@ class Task:
         total = losses["G/adv"] + config.classify * losses["G/cls"]
         if (self.step_index + 1) // config.n_critic % config.reconstruct_every == 0:
             with self._autocast():
-                back = self._generator(fake, batch["label_NA"])
+                back = self._generator(fake, self._wanted(target, batch["label_NA"]))
             losses["G/rec"] = (back.float() - x).abs().mean()
             total = total + config.reconstruct * losses["G/rec"]
         if config.roughness:
@@ -349,6 +353,10 @@ class Task:
             total = total + config.roughness * risen * losses["G/rough"]
         self.optimisers.update(total, "G")
         return {name: value.detach() for name, value in losses.items()}
+
+    def _wanted(self, has_NA: Tensor, target_NA: Tensor) -> Tensor:
+        """What the generator is told of faces that have one label and are to have another."""
+        return target_NA - has_NA if self.config.relative else target_NA
 
     def _classification(self, logits_NA: Tensor, label_NA: Tensor) -> Tensor:
         one_hot = self.config.labels == "one-hot"

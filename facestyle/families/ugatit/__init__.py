@@ -178,6 +178,7 @@ class UGATIT:
             "weight_decay",
             "adversarial",
             "cycle",
+            "cycle_noise",
             "identity",
             "cam",
             "lr_fall_from",

@@ -78,6 +78,10 @@ class Config:
     """Weight of the adversarial losses."""
     cycle: float = 10.0
     """Weight of the cycle loss."""
+    cycle_noise: float = 0.0
+    """Standard deviation of the noise on a result that is taken back, in which no photo can be
+    hidden as a fine pattern (Bashkirova et al., NeurIPS 2019, section 4.1). Not the published
+    way."""
     identity: float = 10.0
     """Weight of the identity loss."""
     cam: float = 1000.0
@@ -103,6 +107,11 @@ def attention_loss(cam_source_N2: Tensor, cam_target_N2: Tensor) -> Tensor:
     """Cross-entropy of a generator's auxiliary classifiers: a source picture is 1, one that is
     in the target domain already is 0 (paper, equation 4)."""
     return F.softplus(-cam_source_N2.float()).mean() + F.softplus(cam_target_N2.float()).mean()
+
+
+def noised(x: Tensor, deviation: float) -> Tensor:
+    """With normal noise of this standard deviation on each value; with none the same tensor."""
+    return x + deviation * torch.randn_like(x) if deviation else x
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
@@ -217,8 +226,8 @@ class Task:
             self._train_discriminators(False)
             judged = self._judged_by_domain(fakes) if by_domain else self._judged_by_patches(fakes)
             with self._autocast():
-                back_A, _ = self._trainees["genB2A"](fake_B)
-                back_B, _ = self._trainees["genA2B"](fake_A)
+                back_A, _ = self._trainees["genB2A"](noised(fake_B, self.config.cycle_noise))
+                back_B, _ = self._trainees["genA2B"](noised(fake_A, self.config.cycle_noise))
             judged |= {
                 "G/cycle_A": l1(back_A, a),
                 "G/cycle_B": l1(back_B, b),
