@@ -188,9 +188,36 @@ RECIPES = {
                 ),
                 fresh=True,
             ),
+            Stage(  # what is taken back is noisy: no photo hides in violet grids any more
+                tables=_anime(
+                    3_200,
+                    4,
+                    100,
+                    1_000,
+                    image_size=96,
+                    load_size=106,
+                    lr=3e-4,
+                    r1=0.2,
+                    cycle=3.0,
+                    cycle_noise=0.1,
+                    judge_width=64,
+                ),
+            ),
         ),
         gpu=(
-            Stage(tables=_anime(8_000, 32, 400, image_size=64, load_size=72, width=32, r1=0.05)),
+            Stage(
+                tables=_anime(
+                    8_000,
+                    32,
+                    400,
+                    image_size=64,
+                    load_size=72,
+                    width=32,
+                    r1=0.05,
+                    cycle=3.0,
+                    cycle_noise=0.1,
+                )
+            ),
             Stage(
                 tables=_anime(
                     14_000,
@@ -201,6 +228,8 @@ RECIPES = {
                     load_size=140,
                     width=32,
                     r1=0.2,
+                    cycle=3.0,
+                    cycle_noise=0.1,
                     judge_width=64,
                 ),
                 fresh=True,
@@ -215,35 +244,18 @@ RECIPES = {
         cpu=(
             Stage(
                 tables={
-                    "run": {"steps": 6_000},
+                    "run": {"steps": 7_500},
                     "stargan": {
-                        "warmup_steps": 1_000,
-                        "constant_steps": 4_400,
-                        "decay_steps": 1_600,
-                    },
-                },
-            ),
-            Stage(  # the same once more, D ahead, the rates falling from the start
-                tables={
-                    "run": {"steps": 2_350},
-                    "stargan": {
-                        "warmup_steps": 0,
-                        "constant_steps": 1,
-                        "decay_steps": 2_349,
+                        "image_size": 96,  # as much as 89 px can use
+                        "g_width": 24,
+                        "d_width": 24,
+                        "relative": True,
                         "roughness": 1.5,
-                        "d_lr": 8e-4,
-                    },
-                },
-            ),
-            Stage(  # D that is kept knowing the attributes
-                tables={
-                    "run": {"steps": 3_900},
-                    "stargan": {
-                        "warmup_steps": 300,
-                        "constant_steps": 2_600,
-                        "decay_steps": 1_300,
-                        "roughness": 1.5,
+                        "penalty": 0.1,
                         "mismatch": 1.0,
+                        "warmup_steps": 600,
+                        "constant_steps": 4_800,
+                        "decay_steps": 2_700,
                     },
                 },
             ),
@@ -255,6 +267,7 @@ RECIPES = {
                     "stargan": {
                         "image_size": 128,
                         "d_width": 24,
+                        "relative": True,
                         "penalty": 0.1,
                         "reconstruct_every": 1,
                         "mismatch": 1.0,

@@ -28,6 +28,7 @@ FLOORS = [
         "augment",
         "backend_onnx",
         "backend_torch",
+        "colours",
         "faces",
         "norms",
         "resampling",

@@ -179,6 +179,7 @@ class UGATIT:
             "adversarial",
             "cycle",
             "cycle_noise",
+            "colour",
             "identity",
             "cam",
             "lr_fall_from",
