@@ -188,12 +188,11 @@ RECIPES = {
                 ),
                 fresh=True,
             ),
-            Stage(  # what is taken back is noisy: no photo hides in violet grids any more
+            Stage(  # what is taken back is noisy, so no photo hides in fine patterns
                 tables=_anime(
-                    3_200,
+                    1_250,
                     4,
                     100,
-                    1_000,
                     image_size=96,
                     load_size=106,
                     lr=3e-4,

@@ -28,7 +28,6 @@ FLOORS = [
         "augment",
         "backend_onnx",
         "backend_torch",
-        "colours",
         "faces",
         "norms",
         "resampling",

@@ -26,12 +26,12 @@ from facestyle import training
 from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
-from facestyle.colours import colour_difference
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
 from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,
     Task,
+    colour_difference,
     diversity_weight,
     energy_distance,
     sample,

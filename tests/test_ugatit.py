@@ -19,7 +19,6 @@ import facestyle
 from facestyle.adversarial import R1_EVERY
 from facestyle.card import ModelCard
 from facestyle.checkpoint import Checkpoint, load_checkpoint, save_model
-from facestyle.colours import colour_difference
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect, families
 from facestyle.families.ugatit import FAMILY
@@ -638,31 +637,6 @@ def test_a_judge_by_domain_teaches_both_generators() -> None:
     with torch.inference_mode():
         assert float(task.networks["genA2B"](pictures(-0.5)).mean()) > 0.2
         assert float(task.networks["genB2A"](pictures(0.5)).mean()) < -0.2
-
-
-def test_a_result_learns_to_keep_its_sources_colours() -> None:
-    """With this loss alone; the results of other pictures keep theirs too."""
-    settings: dict[str, Any] = {"cycle": 0.0, "identity": 0.0, "cam": 0.0, "adversarial": 0.0}
-    settings |= {"lr": 4e-3, "lr_fall_from": 10**6, "lr_fall_to": 10**6}
-    task = fresh(replace(JUDGED, **settings, colour=1.0))
-    noise = torch.Generator().manual_seed(0)
-
-    def pictures() -> Tensor:
-        grain = torch.rand(4, 3, 32, 32, generator=noise) - 0.5
-        patches = torch.rand(4, 3, 4, 4, generator=noise).repeat_interleave(8, 2)
-        return 0.2 * grain + 1.6 * patches.repeat_interleave(8, 3) - 0.8
-
-    def apart(part: str) -> float:
-        with torch.inference_mode():
-            return float(colour_difference(task.networks[part](x), x, 4))
-
-    x = pictures()
-    before = {part: apart(part) for part in ("genA2B", "genB2A")}
-    for _ in range(60):
-        losses = task.step({"A": pictures(), "B": pictures()})
-    assert losses["G/total"] == pytest.approx(losses["G/colour_A"] + losses["G/colour_B"])
-    assert all(apart(part) < 0.75 * before[part] for part in before)
-    assert "G/colour_A" not in fresh(JUDGED).step(batches(1)[0])
 
 
 def test_noise_drowns_what_a_result_hides_and_nothing_else() -> None:

@@ -179,7 +179,6 @@ class UGATIT:
             "adversarial",
             "cycle",
             "cycle_noise",
-            "colour",
             "identity",
             "cam",
             "lr_fall_from",

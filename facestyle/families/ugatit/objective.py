@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.adversarial import R1_EVERY, Judge, cross_entropy, r1_penalty
-from facestyle.colours import colour_difference
 from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
 from facestyle.updates import Optimisers
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 GENERATORS = ("genA2B", "genB2A")
 DISCRIMINATORS = ("disGA", "disLA", "disGB", "disLB")  # in the published order of judging
 JUDGE = "judge"
-COLOUR_CELLS = 4  # along the side: a drawn eye is smaller than one, and may be as dark as it is
 WON = 0.01  # discriminator loss below which its judgement is no longer worth much
 
 Losses = dict[str, Tensor]
@@ -84,10 +82,6 @@ class Config:
     """Standard deviation of the noise on a result that is taken back, in which no photo can be
     hidden as a fine pattern (Bashkirova et al., NeurIPS 2019, section 4.1). Not the published
     way."""
-    colour: float = 0.0
-    """Weight of the difference between the coarse colours of a result and of its source
-    (``colours.colour_difference``), which no other loss holds: brown hair is brown, or violet for
-    some hundred iterations and then blue. Not the published way."""
     identity: float = 10.0
     """Weight of the identity loss."""
     cam: float = 1000.0
@@ -242,11 +236,6 @@ class Task:
                 "G/cam_A": attention_loss(*cam_A.chunk(2)),
                 "G/cam_B": attention_loss(*cam_B.chunk(2)),
             }
-            if self.config.colour:
-                judged |= {
-                    "G/colour_A": colour_difference(fake_B, a, COLOUR_CELLS),
-                    "G/colour_B": colour_difference(fake_A, b, COLOUR_CELLS),
-                }
             judged["G/total"] = self._weighted(judged)
             self.optimisers.update(judged["G/total"], "generators")
             # Published: rho stays a mixture of the two norms.
@@ -316,7 +305,6 @@ class Task:
         weights = {
             "dis": self.config.adversarial,
             "cycle": self.config.cycle,
-            "colour": self.config.colour,
             "identity": self.config.identity,
             "cam": self.config.cam,
         }
