@@ -41,7 +41,8 @@ def convert(
         half: float16 tensors, in our layout alone.
 
     Raises:
-        UsageError: an unknown layout, or ``half`` in the published one.
+        UsageError: an unknown layout, or for the published one ``half``, or a model of which
+            the published program could not know what it wants to be told.
         FacestyleError: the model cannot be loaded, or the target cannot be written.
     """
     if layout not in LAYOUTS:
@@ -51,6 +52,12 @@ def convert(
     run = Path(model) / "model.safetensors"
     checkpoint = load_checkpoint(run if run.is_file() else weights.resolve(model, offline=offline))
     card = card_of(checkpoint, domains)
+    if card.relative and layout == "published":
+        raise UsageError(
+            f"{card.name or card.family} wants differences of labels, and the published program "
+            "gives labels",
+            "--layout facestyle keeps that with it",
+        )
     family = family_named(card.family)
     family.modules(checkpoint, card)  # strict: says what is wrong before anything is written
     parts = family.parts(checkpoint)

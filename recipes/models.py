@@ -248,10 +248,8 @@ RECIPES = {
                         "image_size": 96,  # as much as 89 px can use
                         "g_width": 24,
                         "d_width": 24,
-                        "relative": True,
                         "roughness": 1.5,
                         "penalty": 0.1,
-                        "mismatch": 1.0,
                         "warmup_steps": 600,
                         "constant_steps": 4_800,
                         "decay_steps": 2_700,
@@ -265,11 +263,10 @@ RECIPES = {
                     "run": {"steps": 20_000, "batch_size": 32, "ema": 0.999},
                     "stargan": {
                         "image_size": 128,
+                        "g_width": 18,
                         "d_width": 24,
-                        "relative": True,
                         "penalty": 0.1,
                         "reconstruct_every": 1,
-                        "mismatch": 1.0,
                         "warmup_steps": 1_000,
                         "constant_steps": 12_000,
                         "decay_steps": 8_000,

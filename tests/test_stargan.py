@@ -20,6 +20,7 @@ import facestyle
 from facestyle.adversarial import R1_EVERY
 from facestyle.card import ModelCard
 from facestyle.checkpoint import Checkpoint, load_checkpoint, save_model
+from facestyle.convert import convert
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect
 from facestyle.families.stargan import FAMILY
@@ -469,6 +470,10 @@ def test_a_model_of_differences_is_told_what_changes_and_nothing_else(tmp_path: 
     assert told(on=("Blond_Hair",), source=("Brown_Hair",)) == [[0, 1, -1, 0, 0]] * 2
     seen = model.backend.run("classifier", x) > 0
     assert told(flip=("Young",)) == [[0, 0, 0, 0, -1 if young else 1] for young in seen[:, 4]]
+    # A file without a card could not say what it wants to be told.
+    with pytest.raises(UsageError, match="differences"):
+        convert(tmp_path / "a.safetensors", tmp_path / "published", layout="published")
+    assert not (tmp_path / "published").exists()
     # Without eyes it still does what depends on nothing that the face has.
     save_model(tmp_path / "b.safetensors", {"G": parts["G"]}, replace(whole, relative=True))
     blind = facestyle.load(tmp_path / "b.safetensors")
