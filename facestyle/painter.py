@@ -1,7 +1,7 @@
 """A generator that makes the change alone, for few pictures and few iterations. Not published.
 
-x_NCHW  faces in [-1, 1]      wanted_NV  what is wanted of each: attribute labels (StarGAN)
-                                         or a style code (StarGAN v2)
+x_NCHW  faces in [-1, 1]      wanted_NV  what is wanted of each: attribute labels or their
+                                         differences (StarGAN), or a style code (StarGAN v2)
 """
 
 from __future__ import annotations

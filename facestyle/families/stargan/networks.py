@@ -2,7 +2,8 @@
 
 Knows shapes and arithmetic; knows nothing of files, attributes' names or training.
 
-    x_NCHW  float [-1, 1]     label_NL  label vector, 0 or 1; a joint model's ends in the mask
+    x_NCHW  float [-1, 1]     label_NL  label vector, 0 or 1 (a difference: -1 to 1);
+                              a joint model's ends in the mask
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class Config:
     the published way."""
     relative: bool = False
     """Whether the generator is given the target less the face's own label: 1 for what is to
-    come, -1 for what is to go, 0 for what stays, whatever it is (STGAN, Liu et al., CVPR 2019,
-    section 3.1). Not the published way."""
+    come, -1 for what is to go, 0 for what stays, whatever it is (STGAN's difference attribute
+    vector, Liu et al., CVPR 2019). Not the published way."""
     d_width: int = 64
     """Channels of the discriminator's first convolution."""
     d_layers: int = 6

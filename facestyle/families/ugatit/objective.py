@@ -80,8 +80,8 @@ class Config:
     """Weight of the cycle loss."""
     cycle_noise: float = 0.0
     """Standard deviation of the noise on a result that is taken back, in which no photo can be
-    hidden as a fine pattern (Bashkirova et al., NeurIPS 2019, section 4.1). Not the published
-    way."""
+    hidden as a fine pattern (additive noise, Bashkirova et al., NeurIPS 2019). Not the
+    published way."""
     identity: float = 10.0
     """Weight of the identity loss."""
     cam: float = 1000.0
