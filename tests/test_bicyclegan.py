@@ -769,6 +769,7 @@ def test_bf16_stays_near_fp32() -> None:
         assert half[name] == pytest.approx(value, rel=0.05, abs=1e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler, of its own doing
 def test_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The freezes of a step reach compiled graphs; no C++ is made, which takes minutes."""

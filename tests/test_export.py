@@ -452,6 +452,7 @@ def run(command: Callable[..., None], *arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_export_says_how_far_from_torch_each_role_is(exported: tuple[Path, str]) -> None:
     path, said = exported
     for role in ("generator", "mapping", "encoder"):

@@ -119,6 +119,7 @@ def test_killed_at_any_moment_a_run_ends_in_the_weights_of_an_uninterrupted_one(
     assert steps == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_former_checkpoint_and_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -863,6 +863,7 @@ def test_pictures_under_contrary_labels_teach_the_attributes_alone() -> None:
         assert sure(task) > 0 > sure(blind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_judge_by_attribute_teaches_it_too(relative: bool) -> None:
     """Bright where the label says so: no classification at all."""

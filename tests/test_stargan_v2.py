@@ -202,6 +202,7 @@ def test_variants_of_the_file(ema: bool, prefix: str, plain: Golden, tmp_path: P
     assert same_weights(modules, plain.parts)
 
 
+@pytest.mark.slow
 def test_variants_of_the_file_with_the_high_pass(hpf: Golden, tmp_path: Path) -> None:
     # As published: no discriminator, no kernel, "module." before every name, the FAN inside.
     content = without(hpf.parts, "discriminator", "generator.hpf.filter")

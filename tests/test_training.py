@@ -190,6 +190,7 @@ def test_first_a_plain_judge_learns_alone_then_all() -> None:
     assert all(moved(part) for part in task.networks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("roughness", [0.0, 0.01])
 def test_a_plain_judge_teaches_the_domains(roughness: float) -> None:
     """Nothing but the judge says that domain 1 is bright, to either generator."""
@@ -280,6 +281,7 @@ def test_energy_distance_is_least_between_samples_of_one_distribution() -> None:
     assert float(energy_distance(drawn.roll(1, 0), read, y_M) - of_one) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [0.0, 10.0])
 def test_the_style_encoder_and_drawn_codes_learn_from_references(colour: float) -> None:
     """Of pictures of one colour each: what is made has its reference's, not its source's."""
@@ -502,6 +504,7 @@ def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_augmented_it_is_another_run_that_resumes_as_exactly(data: Path, tmp_path: Path) -> None:
     tables = {"run": RUN, "stargan-v2": {**TINY, "augment": True}}
     plain = tensors(start(data, tmp_path / "runs").folder)

@@ -622,6 +622,7 @@ def test_first_the_judge_learns_alone_then_both() -> None:
     assert "tell every fake" in line
 
 
+@pytest.mark.slow
 def test_a_judge_by_domain_teaches_both_generators() -> None:
     """A is dark and B is bright; with next to no cycle and no identity only the judge says so."""
     config = replace(
