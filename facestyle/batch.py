@@ -25,8 +25,8 @@ import numpy as np
 
 from facestyle.errors import FacestyleError
 from facestyle.faces.align import AlignedFace
-from facestyle.images import from_model, to_model
-from facestyle.pipeline import translate_crops
+from facestyle.images import to_model
+from facestyle.pipeline import Restyled, restyled, translate_crops
 from facestyle.translator import Style, Translator
 
 T = TypeVar("T")
@@ -131,15 +131,15 @@ def runs_side_by_side(model: Translator) -> bool:
 
 def translate_together(
     pictures: Sequence[Sequence[AlignedFace]], model: Translator, style: Style
-) -> list[np.ndarray | FacestyleError]:
-    """The restyled crops (N, side, side, 3) of each picture, or why there are none.
+) -> list[list[Restyled] | FacestyleError]:
+    """The restyled faces of each picture, or why there are none.
 
     On an accelerator crops of several pictures go through the networks at once: always
     ``TOGETHER``, the last call filled up with copies. Kernels are chosen by shape, so a
     picture's numbers do not follow from who its neighbours are. Elsewhere each picture goes by
     itself: a CPU gains nothing. So it does with drawn noise, which belongs to a whole call.
     """
-    results: list[np.ndarray | FacestyleError] = []
+    results: list[list[Restyled] | FacestyleError] = []
     if " on cpu" in model.backend.about or style.noise_seed is not None:
         for aligned in pictures:
             try:
@@ -152,19 +152,26 @@ def translate_together(
     crops_NHWC = np.stack([one.crop_HWC for aligned in pictures for one in aligned])
     total = len(crops_NHWC)
     filled = np.minimum(np.arange(-(-total // TOGETHER) * TOGETHER), total - 1)
+    images, flows = [], []
     try:
-        images_NCHW = np.concatenate(
-            [
-                model.translate(to_model(crops_NHWC[filled[first : first + TOGETHER]]), style)
-                for first in range(0, total, TOGETHER)
-            ]
-        )
+        for first in range(0, total, TOGETHER):
+            faces_NCHW = to_model(crops_NHWC[filled[first : first + TOGETHER]])
+            images.append(model.translate(faces_NCHW, style))
+            flows.append(model.flow(faces_NCHW, style))
     except FacestyleError as error:
         return [error] * len(pictures)
+    images_NCHW = np.concatenate(images)
+    moving = [flow_NHW2 for flow_NHW2 in flows if flow_NHW2 is not None]
+    flow_NHW2 = np.concatenate(moving) if moving else None
     first = 0
     for aligned in pictures:
+        own = slice(first, first + len(aligned))
         try:
-            results.append(from_model(images_NCHW[first : first + len(aligned)]))
+            results.append(
+                restyled(
+                    aligned, images_NCHW[own], flow_NHW2[own] if flow_NHW2 is not None else None
+                )
+            )
         except FacestyleError as error:  # not finite: the others may be
             results.append(error)
         first += len(aligned)

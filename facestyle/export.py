@@ -153,6 +153,7 @@ class _Samples:
         of_domain = ("domain",) if "mapping" in self.backend.roles else ()
         return {
             "generator": ("image", "code") if role == "generator" else ("image",),
+            "flow": ("image", "code"),
             "mapping": ("latent", "domain"),
             "encoder": ("image", *of_domain),
         }.get(_kind(role), ("image",))

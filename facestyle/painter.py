@@ -1,7 +1,11 @@
 """A generator that makes the change alone, for few pictures and few iterations. Not published.
 
+It may move what is there before it paints (``Shaper``): a jaw becomes narrower by a displacement,
+not by a wall's colour on a cheek.
+
 x_NCHW  faces in [-1, 1]      wanted_NV  what is wanted of each: attribute labels or their
                                          differences (StarGAN), or a style code (StarGAN v2)
+flow_NHW2  displacements, (x, y) in shares of the side: a picture at p shows what was at p + flow
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ from facestyle.resampling import DoublingConv
 COLOURS = 3
 SMALLEST = 8  # px, to which a painter halves
 AMOUNT = 0.25  # of the change, beside its roughness: a smooth cloud beside the hair is not rough
+SHAPED_SIDE = 32  # px of what a shaper looks at; its flow has half
+FARTHEST = 1 / 16  # of the side, that anything moves; a face is some 0.6 of it wide
+SHAPER_WIDTH = 64
+SHAPER_BLOCKS = 3
 
 
 class Painter(nn.Module):
@@ -31,7 +39,16 @@ class Painter(nn.Module):
     section 2, "droplets"). No attention: where that closes, nothing opens it again.
     """
 
-    def __init__(self, *, vector: int, width: int, widest: int, blocks: int, depth: int) -> None:
+    def __init__(
+        self,
+        *,
+        vector: int,
+        width: int,
+        widest: int,
+        blocks: int,
+        depth: int,
+        shaper: int = 0,
+    ) -> None:
         """Fresh, from torch's global random state.
 
         Args:
@@ -40,6 +57,7 @@ class Painter(nn.Module):
             widest: channels at most.
             blocks: residual blocks at the smallest side.
             depth: halvings.
+            shaper: channels of the network that moves what is there; 0 leaves all in its place.
         """
         super().__init__()
         widths = [min(width * 2**level, widest) for level in range(depth + 1)]
@@ -61,9 +79,12 @@ class Painter(nn.Module):
         # Any noise, however faint, is all that a discriminator would learn from first.
         nn.init.zeros_(self.painted.weight)
         nn.init.zeros_(self.painted.bias)  # type: ignore[arg-type]
+        self.shaper = Shaper(vector, shaper) if shaper else None
 
     def forward(self, x_NCHW: Tensor, wanted_NV: Tensor) -> Tensor:
         """(N, 3, H, W) faces and (N, V) wishes → (N, 3, H, W) in [-1, 1]."""
+        if self.shaper is not None:
+            x_NCHW = warped(x_NCHW, self.shaper(x_NCHW, wanted_NV))
         x = self.stem(x_NCHW)
         above = []
         for down in self.down:
@@ -91,6 +112,69 @@ class FilmBlock(nn.Module):
         scale, shift = self.film(wanted_NV)[:, :, None, None].chunk(2, dim=1)
         x = torch.addcmul(shift, self.conv1(F.relu(x_NCHW)), 1 + scale)
         return x_NCHW + self.conv2(F.relu(x))
+
+
+class Shaper(nn.Module):
+    """Image and what is wanted → flow (Dorta et al., The GAN that Warped, CVPR 2020).
+
+    Coarse, so that neighbours move together; none at the crop's border, which the photo goes on
+    beyond.
+    """
+
+    def __init__(self, vector: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(COLOURS, width // 2, 3, padding=1)
+        self.down = nn.Conv2d(width // 2, width, 4, 2, 1)
+        self.blocks = nn.ModuleList(FilmBlock(width, vector) for _ in range(SHAPER_BLOCKS))
+        self.flow = nn.Conv2d(width, 2, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                he_init(module)
+        for block in self.blocks:
+            block.conv2.weight.data.mul_(0.2)  # type: ignore[union-attr, operator]
+        nn.init.zeros_(self.flow.weight)
+        nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_NCHW: Tensor, wanted_NV: Tensor) -> Tensor:
+        """(N, 3, H, W) faces and (N, V) wishes → (N, 16, 16, 2), float32; of faces below 64 px
+        half their side."""
+        x = F.avg_pool2d(x_NCHW, max(1, x_NCHW.shape[2] // SHAPED_SIDE))
+        x = self.down(F.relu(self.stem(x)))
+        for block in self.blocks:
+            x = block(x, wanted_NV)
+        flow_NHW2 = FARTHEST * torch.tanh(self.flow(F.relu(x)).float()).permute(0, 2, 3, 1)
+        return flow_NHW2 * _inside(x.shape[2], x.device)[..., None]
+
+
+def warped(x_NCHW: Tensor, flow_NhW2: Tensor) -> Tensor:
+    """Pictures displaced by a coarser flow, float32."""
+    height, width = x_NCHW.shape[2:]
+    flow_N2HW = F.interpolate(flow_NhW2.permute(0, 3, 1, 2), size=(height, width), mode="bicubic")
+    y, x = (
+        torch.linspace(1 / side - 1, 1 - 1 / side, side, device=x_NCHW.device)
+        for side in (height, width)
+    )
+    still_HW2 = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)
+    at_NHW2 = still_HW2 + 2 * flow_N2HW.permute(0, 2, 3, 1)
+    with torch.autocast(x_NCHW.device.type, enabled=False):
+        return F.grid_sample(
+            x_NCHW.float(), at_NHW2.float(), padding_mode="border", align_corners=False
+        )
+
+
+def _inside(side: int, device: torch.device) -> Tensor:
+    """(side, side) window: 1 inside, 0 at the border, as ``align.MASKS["crop"]`` has it."""
+    along = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=device).abs()
+    away_HW = (along[:, None] ** 6 + along[None] ** 6) ** (1 / 6)
+    t_HW = ((1 - away_HW) / 0.32).clamp(0, 1)
+    return t_HW * t_HW * (3 - 2 * t_HW)
+
+
+def strain(flow_NHW2: Tensor) -> Tensor:
+    """How much a flow stretches and shears: mean square of its steps, in cells a cell."""
+    cells_NHW2 = flow_NHW2 * flow_NHW2.shape[1]
+    down = cells_NHW2.diff(dim=1).square().mean()
+    return down + cells_NHW2.diff(dim=2).square().mean()
 
 
 def halvings(side: int) -> int:
@@ -124,7 +208,32 @@ def painter_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         "widest": shapes[f"down.{depth - 1}.weight"][0],
         "blocks": count(r"blocks\.\d+\.conv1\.weight"),
         "depth": depth,
+        "shaper": shapes.get("shaper.flow.weight", (0, 0))[1],
     }
+
+
+def shaping_left(first: int, steps: int, step: int) -> float:
+    """Of the ``steps`` iterations from ``first`` on in which a painter learns to move, the share
+    that is left: 1 to 0."""
+    return min(1.0, max(0.0, (first + steps - step) / steps)) if steps else 0.0
+
+
+def train_half(painter: Painter, *, shaping: bool) -> None:
+    """Gradients for the shaper alone, or for all else."""
+    for name, parameter in painter.named_parameters():
+        parameter.requires_grad_(name.startswith("shaper.") is shaping)
+
+
+def costs(
+    painter: Painter, x_NCHW: Tensor, wanted_NV: Tensor, made_NCHW: Tensor
+) -> dict[str, Tensor]:
+    """What the painter's work costs, by name: ``rough`` what it painted, ``warp`` what it moved,
+    where it moves anything."""
+    if painter.shaper is None:
+        return {"rough": cost(made_NCHW - x_NCHW)}
+    flow_NHW2 = painter.shaper(x_NCHW, wanted_NV)
+    painted_NCHW = made_NCHW - warped(x_NCHW, flow_NHW2)
+    return {"rough": cost(painted_NCHW), "warp": strain(flow_NHW2)}
 
 
 def cost(change_NCHW: Tensor) -> Tensor:

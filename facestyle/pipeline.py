@@ -7,13 +7,26 @@ nor how a detector or a network works.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import DETAIL, AlignedFace, align, overlay, paste, whole
+from facestyle.faces.align import DETAIL, AlignedFace, align, overlay, paste, reshape, whole
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Restyled:
+    """What became of an aligned face."""
+
+    aligned: AlignedFace
+    """As it was cut."""
+    result_HWC: np.ndarray
+    """uint8, its crop in the style."""
+    flow_HW2: np.ndarray | None = None
+    """What of its shape moved, see ``align.reshape``."""
 
 
 def restyle(
@@ -42,19 +55,20 @@ def restyle(
             ``usual_tone``.
 
     Returns:
-        uint8 RGB of the same size; pixels outside the faces' masks are bit-equal.
+        uint8 RGB of the same size; pixels outside the faces' masks are bit-equal, and of a model
+        that moves shapes those outside their crops.
 
     Raises:
         NoFaceError: no face was found.
         UsageError: the style's domain or the face choice does not exist.
     """
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
-    results_NHWC = translate_crops(aligned, model, style)
+    faces = translate_crops(aligned, model, style)
     if detail is None:
         detail = usual_detail(model.card.alignment, model.card.pasted)
     if tone is None:
         tone = usual_tone(model.card.alignment, model.card.pasted, style)
-    return paste_all(picture_HWC, aligned, results_NHWC, detail=detail, tone=tone)
+    return paste_all(picture_HWC, faces, detail=detail, tone=tone)
 
 
 def usual_detail(template: str, pasted: str) -> float:
@@ -97,23 +111,38 @@ def aligned_faces(
     return [align(picture_HWC, one.landmarks_52, template, side, pasted) for one in faces]
 
 
-def translate_crops(aligned: Sequence[AlignedFace], model: Translator, style: Style) -> np.ndarray:
-    """(N, side, side, 3) uint8: the crops in the style."""
-    crops_NHWC = np.stack([one.crop_HWC for one in aligned])
-    return from_model(model.translate(to_model(crops_NHWC), style))
+def translate_crops(
+    aligned: Sequence[AlignedFace], model: Translator, style: Style
+) -> list[Restyled]:
+    """The crops in the style."""
+    crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
+    return restyled(aligned, model.translate(crops_NCHW, style), model.flow(crops_NCHW, style))
+
+
+def restyled(
+    aligned: Sequence[AlignedFace], images_NCHW: np.ndarray, flow_NHW2: np.ndarray | None
+) -> list[Restyled]:
+    """Each face with what a model made of it."""
+    flows = flow_NHW2 if flow_NHW2 is not None else [None] * len(aligned)
+    return [
+        Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2)
+        for one, result_HWC, flow_HW2 in zip(aligned, from_model(images_NCHW), flows, strict=True)
+    ]
 
 
 def paste_all(
     picture_HWC: np.ndarray,
-    aligned: Sequence[AlignedFace],
-    results_NHWC: np.ndarray,
+    faces: Sequence[Restyled],
     *,
     detail: float = DETAIL,
     tone: float = 0.0,
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
-    for one, result_HWC in zip(aligned, results_NHWC, strict=True):
-        picture_HWC = paste(picture_HWC, one, result_HWC, detail=detail, tone=tone)
+    for face in faces:
+        aligned = face.aligned
+        if face.flow_HW2 is not None:
+            picture_HWC, aligned = reshape(picture_HWC, aligned, face.flow_HW2)
+        picture_HWC = paste(picture_HWC, aligned, face.result_HWC, detail=detail, tone=tone)
     return picture_HWC
 
 

@@ -68,7 +68,8 @@ class Backend(Protocol):
     """Named networks with numpy in and out.
 
     Roles: ``generator`` (image, code) → image, or one ``generator.<domain>`` (image) → image
-    for each target domain; ``mapping`` (latent, domain) → code; ``encoder`` (image, domain) →
+    for each target domain; ``flow`` (image, code) → displacements, where the generator moves
+    before it paints; ``mapping`` (latent, domain) → code; ``encoder`` (image, domain) →
     code, without a mapping (image) → code; ``classifier`` (image) → attribute logits;
     ``attention.<domain>`` (image) → heatmap; ``sampler.<domain>`` (image, seed) → image.
     """
@@ -239,19 +240,29 @@ class Translator:
 
     def translate(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
         """Restyle aligned faces (N, 3, H, W) in [-1, 1]; the result is clipped to [-1, 1]."""
-        self.domain_index(style.domain)
-        if style.edit is not None:
-            arrays: tuple[np.ndarray, ...] = (self.labels(faces_NCHW, style.edit),)
-        elif style.code_NS is not None:
-            arrays = (np.repeat(style.code_NS, len(faces_NCHW), axis=0),)
-        else:
-            arrays = ()
+        arrays = self._wish(faces_NCHW, style)
         role = f"generator.{style.domain}"
         if style.noise_seed is not None:
             role, arrays = f"sampler.{style.domain}", (np.array([style.noise_seed]),)
         elif role not in self.backend.roles:
             role = "generator"
         return np.clip(self.backend.run(role, faces_NCHW, *arrays), -1, 1)
+
+    def flow(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray | None:
+        """How ``translate`` moves what is there before it paints: (N, h, w, 2) displacements, see
+        ``align.reshape``; None of a model that moves nothing."""
+        if "flow" not in self.backend.roles:
+            return None
+        return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
+
+    def _wish(self, faces_NCHW: np.ndarray, style: Style) -> tuple[np.ndarray, ...]:
+        """What the generator is told beside the faces."""
+        self.domain_index(style.domain)
+        if style.edit is not None:
+            return (self.labels(faces_NCHW, style.edit),)
+        if style.code_NS is not None:
+            return (np.repeat(style.code_NS, len(faces_NCHW), axis=0),)
+        return ()
 
     def needs_attention(self, style: Style) -> str:
         """The role that shows what the generator looks at; raises UsageError without one."""

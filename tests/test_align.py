@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from facestyle.faces.align import (
     crop_mask,
     paste,
     paste_mask,
+    reshape,
     similarity,
     template_points,
     whole,
@@ -217,3 +220,43 @@ def test_whole_takes_the_central_square(height: int, width: int) -> None:
 def test_an_unknown_template_is_a_usage_error_that_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="ffhq-512"):
         template_points("mtcnn")
+
+
+# --- Shape -----------------------------------------------------------------------------------
+
+
+def test_a_shape_moves_in_the_picture_as_it_does_in_the_crop() -> None:
+    """A dot in a turned face of three times the crop's size, moved along the crop's own axes."""
+    picture = np.full((600, 560, 3), 40, np.uint8)
+    cv2.circle(picture, (300, 280), 8, (250, 250, 250), -1, cv2.LINE_AA)
+    aligned = align(picture, landmarks(3.0 * SIDE, 0.5, (300, 280)), "ffhq-512", SIDE)
+    flow = np.zeros((16, 16, 2), np.float32)
+    flow[..., 0], flow[..., 1] = 0.05, -0.03
+    output, moved = reshape(picture, aligned, flow)
+
+    def place(pixels_HWC: np.ndarray, dark: int) -> np.ndarray:
+        weight = pixels_HWC[..., 0].astype(float) - dark
+        rows, columns = np.mgrid[: len(weight), : weight.shape[1]] + 0.5
+        return np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
+
+    before, after = (place(one.crop_HWC, 40) for one in (aligned, moved))
+    wanted = SIDE * np.array([-0.05, 0.03])
+    assert after - before == pytest.approx(wanted, abs=0.05)
+    in_picture = cv2.invertAffineTransform(aligned.to_crop_23)[:, :2] @ wanted
+    assert place(output, 40) - place(picture, 40) == pytest.approx(in_picture, abs=0.3)
+    # As sharp as it was: nothing has gone through the crop's few pixels.
+    assert np.abs(np.diff(output[..., 0].astype(int))).max() > 150
+
+
+def test_no_flow_moves_nothing_and_none_reaches_beyond_the_crop() -> None:
+    picture = noise_picture(400, 500)
+    aligned = align(picture, landmarks(120, 0.4, (40, 200)), "ffhq-512", SIDE)
+    same, still = reshape(picture, aligned, np.zeros((16, 16, 2), np.float32))
+    assert np.array_equal(same, picture)
+    assert np.array_equal(still.crop_HWC, aligned.crop_HWC)
+    output, _ = reshape(picture, aligned, np.full((16, 16, 2), 0.05, np.float32))
+    reach = paste_mask(replace(aligned, pasted="crop"), 400, 500)
+    assert np.array_equal(output[reach == 0], picture[reach == 0])
+    assert (output[reach == 1] != picture[reach == 1]).mean() > 0.9
+    away = replace(aligned, to_crop_23=aligned.to_crop_23 + np.array([[0, 0, 5e3], [0, 0, 0]]))
+    assert np.array_equal(reshape(picture, away, np.full((16, 16, 2), 0.05))[0], picture)

@@ -295,6 +295,7 @@ VARIANTS = {
     "painter": replace(SMALL, painter_blocks=2),
     "painter 16 px": replace(SMALL, image_size=16, painter_blocks=1),
     "painter 128 px": replace(SMALL, image_size=128, first_width=4, painter_blocks=3),
+    "painter that moves": replace(SMALL, painter_blocks=1, shaper=128),
     "plain encoder": replace(SMALL, plain_encoder=True),
     "plain encoder, wide": replace(SMALL, image_size=64, max_width=64, plain_encoder=True),
     "painter, plain encoder": replace(

@@ -22,12 +22,11 @@ from facestyle.cli.report import Reporter
 from facestyle.errors import FacestyleError, InputError, PartialBatchError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from facestyle.batch import Crew
     from facestyle.faces import Detector
     from facestyle.faces.align import AlignedFace
     from facestyle.images import Picture
+    from facestyle.pipeline import Restyled
     from facestyle.translator import Style, Translator
 
 
@@ -253,8 +252,8 @@ class _Work:
     report: Reporter | Lines
     picture: Picture | None = None
     aligned: Sequence[AlignedFace] = ()
-    results: Iterable[np.ndarray | FacestyleError] = ()
-    """``results_NHWC`` of each job, or why there are none."""
+    results: Iterable[Sequence[Restyled] | FacestyleError] = ()
+    """The faces of each job, or why there are none."""
     error: FacestyleError | None = None
 
     def wants(self, variant: int) -> bool:
@@ -416,15 +415,15 @@ class _Session:
         if work.error is None:
             with work.blamed():
                 self.crew.checkpoint()
-                for job, results_NHWC in zip(work.jobs, work.results, strict=True):
+                for job, faces in zip(work.jobs, work.results, strict=True):
                     self.crew.checkpoint()
-                    if isinstance(results_NHWC, FacestyleError):
-                        raise results_NHWC
-                    self.write(work, job, results_NHWC)
+                    if isinstance(faces, FacestyleError):
+                        raise faces
+                    self.write(work, job, faces)
         said = work.report.said if isinstance(work.report, Lines) else ()
         return Outcome(said=said, error=work.error)
 
-    def write(self, work: _Work, job: Job, results_NHWC: np.ndarray) -> None:
+    def write(self, work: _Work, job: Job, faces: Sequence[Restyled]) -> None:
         """One result into its file."""
         from facestyle.images import write_picture
         from facestyle.pipeline import paste_all
@@ -432,15 +431,9 @@ class _Session:
         wish, picture, style = self.wish, work.picture, self.styles[job.variant]
         assert picture is not None, "it has been read"
         pixels_HWC = (
-            results_NHWC[0]
+            faces[0].result_HWC
             if wish.crop_only
-            else paste_all(
-                picture.pixels_HWC,
-                work.aligned,
-                results_NHWC,
-                detail=self.detail,
-                tone=self.tone(style),
-            )
+            else paste_all(picture.pixels_HWC, faces, detail=self.detail, tone=self.tone(style))
         )
         target = job.target or _binary(sys.stdout, "stdout")
         if job.target is not None and wish.output is not None:

@@ -10,7 +10,7 @@ OpenCV counts pixel centres from 0; ``_warp`` converts, nobody else has to know.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -238,6 +238,47 @@ def paste(
     changed = mask[..., 0] > 0
     output[window][changed] = np.rint(blended[changed] * 255).astype(np.uint8)
     return output
+
+
+def reshape(
+    picture_HWC: Pixels, aligned: AlignedFace, flow_HW2: Floats
+) -> tuple[Pixels, AlignedFace]:
+    """Picture and crop with the face's shape moved, each at its own resolution: what is displaced
+    stays as sharp as the photo. Nothing moves at the crop's border or beyond.
+
+    Args:
+        flow_HW2: (x, y) displacements over the crop, any size, in shares of the crop's side; at p
+            comes what was at p + flow.
+    """
+    height, width = picture_HWC.shape[:2]
+    output, side = picture_HWC.copy(), len(aligned.crop_HWC)
+    flow_HW2 = np.asarray(flow_HW2, np.float32)
+    in_crop = cv2.resize(side * flow_HW2, (side, side), interpolation=cv2.INTER_CUBIC)
+    crop_HWC = _displaced(aligned.crop_HWC, np.asarray(in_crop, np.float32), cv2.INTER_LINEAR)
+    moved = replace(aligned, crop_HWC=crop_HWC)
+    window, to_window = _window(aligned, height, width)
+    if window is None:
+        return output, moved
+    shape = output[window].shape[:2]
+    mask = _to_picture(crop_mask(MASK_SIDE, "crop"), aligned, to_window, shape, MASK_SIDE)
+    placed = _to_picture(side * flow_HW2, aligned, to_window, shape, len(flow_HW2))
+    to_picture_22 = cv2.invertAffineTransform(aligned.to_crop_23)[:, :2].astype(np.float32)
+    in_picture = mask[..., None] * (placed @ to_picture_22.T)
+    output[window] = _displaced(output[window], in_picture, cv2.INTER_CUBIC)
+    return output, moved
+
+
+def _displaced(values_HWC: Pixels, flow_HW2: Floats, interpolation: int) -> Pixels:
+    """At each pixel what was ``flow`` px further."""
+    height, width = values_HWC.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.asarray(
+        cv2.remap(
+            values_HWC, x + flow_HW2[..., 0], y + flow_HW2[..., 1], interpolation,
+            borderMode=cv2.BORDER_REFLECT_101,
+        ),
+        np.uint8,
+    )  # fmt: skip
 
 
 def overlay(picture_HWC: Pixels, aligned: AlignedFace, heat_HW: Floats) -> Pixels:

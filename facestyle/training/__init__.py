@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from facestyle.training.parallel import Processes
 
 SETTINGS_FILE = "run.json"  # all that --resume needs
+SHAPER = "shaper."  # begins the names of its tensors, see ``painter``
 MEASURED_STEPS = 3  # of a dry run, after one to warm up
 
 
@@ -311,9 +312,14 @@ def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
     state = task.state_dict()
     # Companions that nothing trains, a landmark network, come with the task itself.
     parts = {part: tensors for part, tensors in parts.items() if part in state["networks"]}
-    for part, tensors in parts.items():
+    for part, loaded in parts.items():
+        mine = state["networks"][part]
+        tensors = dict(loaded)
+        if not any(name.startswith(SHAPER) for name in tensors):
+            # A painter that moves nothing: a fresh shaper moves nothing either.
+            tensors |= {name: mine[name] for name in mine if name.startswith(SHAPER)}
         try:
-            check_fit(path, part, tensors, state["networks"][part])
+            check_fit(path, part, tensors, mine)
         except CheckpointError as error:
             raise CheckpointError(
                 error.message,

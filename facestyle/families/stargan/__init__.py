@@ -40,7 +40,7 @@ ALTERNATIVES = (  # names, in lower case, of which a face has one at a time
 )
 UNUSED = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}  # statistics, fresh
 
-MAY_BE_0 = ("blocks",)  # of the sizes that tensors tell
+MAY_BE_0 = ("blocks", "shaper")  # of the sizes that tensors tell
 
 # What differs from the paper in each preset. "compact" learns on two CPU cores.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -181,6 +181,8 @@ class StarGAN:
                 assign=True,
             )
         roles: dict[str, nn.Module] = {"generator": generator.eval()}
+        if found.generator.get("shaper"):
+            roles["flow"] = generator.get_submodule("shaper")
         if "D" in built:
             roles["classifier"] = networks.Classifier(discriminator).eval()
         return roles
@@ -210,11 +212,16 @@ class StarGAN:
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
         for name in (
-            "g_blocks", "roughness", "crop", "mismatch", "warmup_steps", "constant_steps",
-            "decay_steps",
+            "g_blocks", "roughness", "warp", "warp_steps", "crop", "mismatch", "warmup_steps",
+            "constant_steps", "decay_steps",
         ):  # fmt: skip
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
+        if config.warp and not config.roughness:
+            raise UsageError(
+                f"warp is {config.warp}, and only a painter moves before it paints",
+                "roughness above 0, or warp = 0",
+            )
         if config.judge not in ("whole", "attributes"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: whole, attributes")
         if config.mismatch and config.judge == "whole":

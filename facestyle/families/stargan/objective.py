@@ -24,7 +24,7 @@ from facestyle.adversarial import R1_EVERY, r1_penalty
 from facestyle.augment import moved
 from facestyle.families.stargan.networks import SLOPE, Discriminator, built_generator
 from facestyle.initialisation import he_init
-from facestyle.painter import cost, halvings
+from facestyle.painter import SHAPER_WIDTH, costs, halvings, shaping_left, train_half
 from facestyle.updates import Optimisers
 
 
@@ -46,6 +46,12 @@ class Config:
     """Above 0 the generator is a ``painter.Painter``, which makes the change alone; this is the
     weight of what that change costs (``painter.cost``), from 0 up over ``constant_steps``. Not
     the published way."""
+    warp: float = 0.0
+    """Above 0 the painter moves what is there before it paints (``painter.Shaper``); this is the
+    weight of the flow's ``strain``. Not the published way."""
+    warp_steps: int = 0
+    """Iterations, after the warmup, in which it learns to move, its rate falling to 0; then it
+    learns to paint. Side by side nothing would move: painting is quicker to learn."""
     relative: bool = False
     """Whether the generator is given the target less the face's own label: 1 for what is to
     come, -1 for what is to go, 0 for what stays, whatever it is (STGAN's difference attribute
@@ -211,7 +217,11 @@ class Task:
         sizes = {"labels": domains, "width": config.g_width, "blocks": config.g_blocks}
         if config.roughness:
             depth = halvings(config.image_size)
-            sizes |= {"widest": config.g_width << max(0, depth - 1), "depth": depth}
+            sizes |= {
+                "widest": config.g_width << max(0, depth - 1),
+                "depth": depth,
+                "shaper": SHAPER_WIDTH if config.warp else 0,
+            }
         self._generator: Any = built_generator(sizes)
         self._discriminator = Discriminator(
             attributes=domains,
@@ -246,7 +256,7 @@ class Task:
         """One iteration: the discriminator, and every ``n_critic``-th time the generator."""
         config = self.config
         factor = learning_rate_factor(config.constant_steps, config.decay_steps, self.step_index)
-        self.optimisers.set_lr(config.g_lr * factor, "G")
+        self.optimisers.set_lr(config.g_lr * (self._shaping_left() or factor), "G")
         self.optimisers.set_lr(config.d_lr * factor, "D")
         x = batch["x_NCHW"].contiguous(memory_format=self._layout)
         warm = self.step_index >= config.warmup_steps
@@ -348,11 +358,21 @@ class Task:
             losses["G/rec"] = (back.float() - x).abs().mean()
             total = total + config.reconstruct * losses["G/rec"]
         if config.roughness:
-            losses["G/rough"] = cost(fake - x)
+            with self._autocast():
+                wanted = self._wanted(batch["label_NA"], target)
+                spent = costs(self._generator, x, wanted, fake)
+            losses |= {f"G/{name}": value for name, value in spent.items()}
             risen = min(1.0, self.step_index / max(1, config.constant_steps))
-            total = total + config.roughness * risen * losses["G/rough"]
+            if self._shaping_left():
+                total = total + config.warp * spent["warp"]
+            else:
+                total = total + config.roughness * risen * spent["rough"]
         self.optimisers.update(total, "G")
         return {name: value.detach() for name, value in losses.items()}
+
+    def _shaping_left(self) -> float:
+        config = self.config
+        return shaping_left(config.warmup_steps, config.warp_steps, self.step_index)
 
     def _wanted(self, has_NA: Tensor, target_NA: Tensor) -> Tensor:
         """What the generator is told of faces that have one label and are to have another."""
@@ -367,8 +387,11 @@ class Task:
 
     def _train_only(self, part: str) -> None:
         """Gradients for one network alone: what a step does not update costs nothing."""
+        config = self.config
         for name, network in self.networks.items():
             network.requires_grad_(name == part)
+        if part == "G" and config.warp:
+            train_half(self._generator, shaping=self._shaping_left() > 0)
 
     def ailments(self, losses: Mapping[str, float]) -> list[str]:
         """See ``ailments``."""

@@ -27,7 +27,7 @@ Shapes = Mapping[str, Mapping[str, Sequence[int]]]
 
 NAME = "stargan-v2"
 PARTS = {"generator": "generator", "mapping_network": "mapping", "style_encoder": "encoder"}
-MAY_BE_0 = ("w_hpf", "painter_blocks", "plain_encoder")  # of the sizes that tensors tell
+MAY_BE_0 = ("w_hpf", "painter_blocks", "shaper", "plain_encoder")  # of the sizes that tensors tell
 LANDMARK_FILE = "wing.ckpt"  # the published 98-landmark FAN, for checkpoints that lack theirs
 
 # What differs from the paper in each preset. "paper" is AFHQ's setting at 256 px; "compact"
@@ -154,7 +154,10 @@ class StarGANv2:
         if sizes.w_hpf > 0:
             fan = landmark_network(checkpoint)
             built["generator"] = networks.MaskedGenerator(built["generator"], fan)
-        return {PARTS[part]: network.eval() for part, network in built.items()}
+        roles = {PARTS[part]: network.eval() for part, network in built.items()}
+        if sizes.shaper:
+            roles["flow"] = built["generator"].get_submodule("shaper")
+        return roles
 
     def parts(self, checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
         """See ``ModelFamily.parts``."""
@@ -177,7 +180,7 @@ class StarGANv2:
             )
         least = {
             "roughness": 0, "roughness_steps": 0, "warmup_steps": 0, "mismatch": 0, "colour": 0,
-            "codes": 0, "blocks": 1, "judge_width": 1,
+            "codes": 0, "warp": 0, "warp_steps": 0, "blocks": 1, "judge_width": 1,
         }  # fmt: skip
         for name, lowest in least.items():
             if getattr(config, name) < lowest:
@@ -188,6 +191,11 @@ class StarGANv2:
             raise UsageError(
                 "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",
                 "w_hpf = 0, or roughness = 0",
+            )
+        if config.warp and not config.roughness:
+            raise UsageError(
+                f"warp is {config.warp}, and only a painter moves before it paints",
+                "roughness above 0, or warp = 0",
             )
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")

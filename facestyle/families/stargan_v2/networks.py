@@ -51,6 +51,8 @@ class Sizes:
     """Weight of the high-pass skip connections; 0 has none."""
     painter_blocks: int = 0
     """Above 0 the generator is a ``painter.Painter`` with so many blocks. Not published."""
+    shaper: int = 0
+    """Channels of the painter's ``Shaper``; 0 has none."""
     plain_encoder: bool = False
     """The style encoder is of strided convolutions, without residual blocks. Not published."""
 
@@ -96,11 +98,13 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
             shape[0]
             for part in (generator, encoder)
             for key, shape in part.items()
-            if key.endswith("conv2.weight") or (plain and part is encoder and len(shape) == 4)
+            if (key.endswith("conv2.weight") and not key.startswith("shaper."))
+            or (plain and part is encoder and len(shape) == 4)
         ),
         mapping_width=mapping["shared.0.weight"][0],
         w_hpf=1.0 if extra == 1 else 0.0,
         painter_blocks=painter["blocks"] if painter else 0,
+        shaper=painter["shaper"] if painter else 0,
         plain_encoder=plain,
     )
 
@@ -285,6 +289,7 @@ def built_generator(sizes: Sizes) -> nn.Module:
         widest=sizes.max_width,
         blocks=sizes.painter_blocks,
         depth=sizes.levels - 1,
+        shaper=sizes.shaper,
     )
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from facestyle.families.stargan_v2.networks import (
     landmark_heatmaps,
 )
 from facestyle.initialisation import he_init
-from facestyle.painter import Painter, cost
+from facestyle.painter import SHAPER_WIDTH, Painter, costs, shaping_left, train_half
 from facestyle.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ class Config:
     """Iterations over which that weight rises from 0."""
     blocks: int = 4
     """A painter's residual blocks at its smallest side."""
+    warp: float = 0.0
+    """Above 0 the painter moves what is there before it paints (``painter.Shaper``); this is the
+    weight of the flow's ``strain``. Not the published way."""
+    warp_steps: int = 0
+    """Iterations, after the warmup, in which it learns to move, its rate falling to 0; then it
+    learns to paint. Side by side nothing would move: painting is quicker to learn."""
     w_hpf: float = 0.0
     """High-pass weight: 1 on CelebA-HQ (needs wing.ckpt), 0 elsewhere."""
     lr: float = 1e-4
@@ -214,6 +220,7 @@ class Task:
             mapping_width=config.mapping_width,
             w_hpf=config.w_hpf,
             painter_blocks=config.blocks if config.roughness else 0,
+            shaper=SHAPER_WIDTH if config.warp else 0,
             plain_encoder=config.judge == "plain",
         )
         self.config = config
@@ -328,11 +335,16 @@ class Task:
         config = self.config
         # Published: with references only the generator steps.
         trained: tuple[str, ...] = ("generator",)
-        if source == "latent" or config.colour:
+        left = shaping_left(config.warmup_steps, config.warp_steps, self.step_index)
+        shaping = config.warp > 0 and left > 0
+        if not shaping and (source == "latent" or config.colour):
             trained = (*trained, "style_encoder")
-        if source == "latent" or config.codes:
+        if not shaping and (source == "latent" or config.codes):
             trained = (*trained, "mapping_network")
         self._train_only(*trained)
+        if config.warp:
+            train_half(cast("Painter", self.networks["generator"]), shaping=shaping)
+            self.optimisers.set_lr(config.lr * (left if shaping else 1), "generator")
         self.optimisers.begin()
         generator, encoder = self.networks["generator"], self.networks["style_encoder"]
         x, y_ref = batch["x_NCHW"], batch["y_ref_N"]
@@ -368,7 +380,7 @@ class Task:
             losses["colour"] = colour_difference(fake, batch["ref_NCHW"])
             (config.colour * losses["colour"]).backward()
 
-        if config.codes and source == "reference":
+        if config.codes and "mapping_network" in trained and source == "reference":
             z_ML = torch.cat([batch["z_NL"], batch["z2_NL"]])
             y_M = torch.cat([y_ref, y_ref])
             with self._autocast():
@@ -378,9 +390,16 @@ class Task:
             (config.codes * losses["codes"]).backward()
 
         if config.roughness:
-            losses["rough"] = cost(fake - x)
+            with self._autocast():
+                spent = costs(cast("Painter", generator), x, s, fake)
+            losses |= spent
             risen = 1 - diversity_weight(1.0, config.roughness_steps, self.step_index)
-            (risen * config.roughness * losses["rough"]).backward()
+            total = (
+                config.warp * spent["warp"]
+                if shaping
+                else risen * config.roughness * spent["rough"]
+            )
+            total.backward()
 
         with self._autocast():
             back = generator(fake, encoder(x, batch["y_N"]), *self._masks(fake))
