@@ -26,6 +26,7 @@ SMALLEST = 8  # px, to which a painter halves
 AMOUNT = 0.25  # of the change, beside its roughness: a smooth cloud beside the hair is not rough
 SHAPED_SIDE = 32  # px of what a shaper looks at; its flow has half
 FARTHEST = 1 / 16  # of the side, that anything moves; a face is some 0.6 of it wide
+SHAPER = "shaper."  # begins its tensors' names in a painter
 SHAPER_WIDTH = 64
 SHAPER_BLOCKS = 3
 
@@ -208,7 +209,7 @@ def painter_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         "widest": shapes[f"down.{depth - 1}.weight"][0],
         "blocks": count(r"blocks\.\d+\.conv1\.weight"),
         "depth": depth,
-        "shaper": shapes.get("shaper.flow.weight", (0, 0))[1],
+        "shaper": shapes.get(f"{SHAPER}flow.weight", (0, 0))[1],
     }
 
 
@@ -221,7 +222,7 @@ def shaping_left(first: int, steps: int, step: int) -> float:
 def train_half(painter: Painter, *, shaping: bool) -> None:
     """Gradients for the shaper alone, or for all else."""
     for name, parameter in painter.named_parameters():
-        parameter.requires_grad_(name.startswith("shaper.") is shaping)
+        parameter.requires_grad_(name.startswith(SHAPER) is shaping)
 
 
 def costs(
@@ -234,6 +235,13 @@ def costs(
     flow_NHW2 = painter.shaper(x_NCHW, wanted_NV)
     painted_NCHW = made_NCHW - warped(x_NCHW, flow_NHW2)
     return {"rough": cost(painted_NCHW), "warp": strain(flow_NHW2)}
+
+
+def grown(tensors: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A painter that moves nothing as the painter with a shaper that it equals: a fresh one."""
+    moves = any(name.startswith(SHAPER) for name in tensors)
+    missing = {} if moves else {name: t for name, t in fresh.items() if name.startswith(SHAPER)}
+    return {**tensors, **missing}
 
 
 def cost(change_NCHW: Tensor) -> Tensor:

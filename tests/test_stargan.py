@@ -41,6 +41,7 @@ from facestyle.families.stargan.objective import (
     learning_rate_factor,
     one_changed,
 )
+from facestyle.painter import Painter
 from facestyle.training.config import resolve
 from facestyle.translator import Edit
 
@@ -892,6 +893,55 @@ def test_a_judge_by_attribute_teaches_it_too(relative: bool) -> None:
     assert float(made[0]) > 0.2
     assert float(made[1]) < -0.2
     assert float(kept.mean(dim=(1, 2, 3)).abs().max()) < 0.2
+
+
+def discs(label_NA: Tensor, noise: torch.Generator) -> Tensor:
+    """A bright disc of 32 px pictures, wide where the label is 1, in many a brightness: what they
+    have in common is its size."""
+    count = len(label_NA)
+    along = torch.arange(32) - 15.5
+    away_HW = torch.hypot(along[:, None], along[None])
+    radius = 7 + 3 * label_NA[:, :, None, None]
+    light = 0.3 + 0.7 * torch.rand(count, 1, 1, 1, generator=noise)
+    grain = 0.2 * torch.rand(count, 3, 32, 32, generator=noise)
+    return light * (2 * torch.sigmoid(2 * (radius - away_HW)) - 1) + grain - 0.1
+
+
+@pytest.mark.slow
+def test_first_a_painter_learns_to_move_then_to_paint() -> None:
+    """It is told what is wide by the judge alone, and has nothing but displacement to make it."""
+    config = by_attribute(
+        image_size=32, relative=True, d_width=8, d_layers=3, g_lr=1e-3, d_lr=2e-3, beta1=0.0,
+        warmup_steps=80, classify=0.0, reconstruct=0.1, penalty=0.1, mismatch=1.0, warp=0.3,
+        warp_steps=100,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    task, noise = Task(config, 1), torch.Generator().manual_seed(0)
+    generator = task.networks["G"]
+    assert isinstance(generator, Painter)
+    assert generator.shaper is not None
+
+    def step() -> dict[str, float]:
+        label, target = torch.randint(2, (2, 8, 1), generator=noise).float()
+        return task.step({"x_NCHW": discs(label, noise), "label_NA": label, "target_NA": target})
+
+    for _ in range(180):
+        losses = step()
+    assert losses["G/warp"] > 0
+    assert not generator.painted.weight.any()
+    assert task.optimisers.learning_rates()["G"] < 0.02 * config.g_lr
+    label = torch.tensor([[0.0], [1.0]])
+    with torch.inference_mode():
+        x = discs(label, noise)
+        wide = [(p > 0.1).float().mean(dim=(1, 2, 3)) for p in (x, generator(x, 1 - 2 * label))]
+    narrow_is_wider, wide_is_narrower = (wide[1] / wide[0]).tolist()
+    assert narrow_is_wider > 1.4
+    assert wide_is_narrower < 0.7
+    shape = {name: t.clone() for name, t in generator.shaper.state_dict().items()}
+    for _ in range(3):
+        step()
+    assert generator.painted.weight.any()
+    assert all(torch.equal(t, shape[name]) for name, t in generator.shaper.state_dict().items())
 
 
 @pytest.mark.parametrize("judge", ["whole", "attributes"])

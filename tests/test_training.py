@@ -426,6 +426,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"roughness_steps": -1}}, "roughness_steps is -1, expected 0"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
+        ("paper", {"stargan-v2": {"warp": 1.0}}, "warp is 1.0, and only a painter moves"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
         ("paper", {"run": {"precision": "fp8"}}, "bf16"),
     ],
@@ -570,6 +571,25 @@ def test_a_run_begins_with_the_networks_of_another(data: Path, tmp_path: Path) -
     key = "main.0.weight"
     fresh = of_model["networks"]["discriminator"][key]
     assert not torch.equal(fresh, state["networks"]["discriminator"][key])
+
+
+def test_a_painter_that_moved_nothing_begins_to(data: Path, tmp_path: Path) -> None:
+    """The same network as before until its fresh shaper learns; one that moves keeps its shape."""
+    still = {**TINY, "roughness": 1.0}
+    moving = {**still, "warp": 1.0, "warp_steps": 1, "lr": 0.0, "weight_decay": 0.0}
+    origin, parts = None, []
+    for settings in (still, moving, {**moving, "warp_steps": 0}):
+        folder = training.start(
+            data, tables={"run": RUN, "stargan-v2": settings}, runs=tmp_path / "runs",
+            origin=origin, watcher=Quiet(),
+        ).folder  # fmt: skip
+        origin = folder / "model.safetensors"
+        parts.append(load_checkpoint(origin).parts["generator"])
+    before, after, later = parts
+    assert {name.split(".")[0] for name in set(after) - set(before)} == {"shaper"}
+    assert torch.allclose(after["stem.weight"], before["stem.weight"], atol=1e-6)
+    assert set(later) == set(after)
+    assert torch.allclose(later["shaper.stem.weight"], after["shaper.stem.weight"], atol=1e-6)
 
 
 def test_an_origins_landmark_network_is_left_aside(data: Path, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from facestyle.training.parallel import Processes
 
 SETTINGS_FILE = "run.json"  # all that --resume needs
-SHAPER = "shaper."  # begins the names of its tensors, see ``painter``
 MEASURED_STEPS = 3  # of a dry run, after one to warm up
 
 
@@ -298,6 +297,7 @@ def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
     """
     from facestyle.checkpoint import check_fit, load_checkpoint
     from facestyle.families import detect
+    from facestyle.painter import grown
     from facestyle.training import loop
 
     if origin.is_dir():
@@ -314,10 +314,7 @@ def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
     parts = {part: tensors for part, tensors in parts.items() if part in state["networks"]}
     for part, loaded in parts.items():
         mine = state["networks"][part]
-        tensors = dict(loaded)
-        if not any(name.startswith(SHAPER) for name in tensors):
-            # A painter that moves nothing: a fresh shaper moves nothing either.
-            tensors |= {name: mine[name] for name in mine if name.startswith(SHAPER)}
+        tensors = grown(loaded, mine)
         try:
             check_fit(path, part, tensors, mine)
         except CheckpointError as error:
