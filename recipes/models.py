@@ -54,7 +54,7 @@ HALVES = ("train", "val")
 TRAINED = 0.75  # of the minutes; penalties, sheets, checkpoints and waiting take the rest
 SCHEDULES = (  # settings that count iterations, and follow a run that is made longer or shorter
     "lr_fall_from", "lr_fall_to", "diversity_steps", "constant_steps", "decay_steps",
-    "warmup_steps", "roughness_steps",
+    "warmup_steps", "warp_steps", "roughness_steps",
 )  # fmt: skip
 
 
@@ -90,8 +90,9 @@ class Recipe:
 
 
 def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
-    """Tables of female-male: a painter, a judge that is kept knowing women from men, a style
-    encoder that is kept reading colours, and drawn styles like those that it reads."""
+    """Tables of female-male: a painter that first learns to move, a judge that is kept knowing
+    women from men, a style encoder that is kept reading colours, and drawn styles like those that
+    it reads."""
     return {
         "run": {"steps": steps, "batch_size": batch_size},
         "stargan-v2": {
@@ -101,6 +102,8 @@ def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
             "roughness_steps": steps // 2,
             "judge": "plain",
             "warmup_steps": 600,
+            "warp": 40.0,
+            "warp_steps": 900,
             "other_domain": 0.6,
             "mismatch": 1.0,
             "colour": 2.5,
@@ -251,6 +254,8 @@ RECIPES = {
                         "roughness": 1.5,
                         "penalty": 0.1,
                         "warmup_steps": 600,
+                        "warp": 250.0,
+                        "warp_steps": 900,
                         "constant_steps": 4_800,
                         "decay_steps": 2_700,
                     },
@@ -268,6 +273,8 @@ RECIPES = {
                         "penalty": 0.1,
                         "reconstruct_every": 1,
                         "warmup_steps": 1_000,
+                        "warp": 250.0,
+                        "warp_steps": 900,
                         "constant_steps": 12_000,
                         "decay_steps": 8_000,
                     },

@@ -405,3 +405,21 @@ def test_attributes_of_a_photo_are_changed_as_asked(trained: Mapping[str, Path])
     assert np.array_equal(model.labels(x, Edit(flip=("Red",)))[:, 0], ~seen[:, 0])
     exclusive = Translator(replace(model.card, exclusive=("Red,Odd",)), model.backend)
     assert exclusive.labels(x, Edit(on=("Red",), source=("Odd",))).tolist() == [[1, 0]] * 2
+
+
+def test_a_generator_of_labels_does_not_go_on_with_differences(
+    trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """Of a run and of its model: it would read what it is told as something else."""
+    run = trained["stargan"]
+    tables = {
+        "run": {**RUN, "domains": "Red,Odd"}, "stargan": {**TINY["stargan"], "relative": True},
+    }  # fmt: skip
+    data = data_for("attributes", tmp_path / "data")
+    for origin in (run, run / "model.safetensors"):
+        with pytest.raises(UsageError, match="was told labels, this run's is told differences"):
+            training.start(
+                data, family="stargan", tables=tables, runs=tmp_path / "runs", origin=origin,
+                watcher=Quiet(),
+            )  # fmt: skip
+    assert not (tmp_path / "runs").exists()

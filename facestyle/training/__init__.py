@@ -24,6 +24,7 @@ from facestyle.families import ModelFamily, Task, family_named
 from facestyle.training.config import RunConfig, resolve
 
 if TYPE_CHECKING:
+    from facestyle.card import ModelCard
     from facestyle.training.data import Pictures
     from facestyle.training.loop import Preview, Watcher
     from facestyle.training.parallel import Processes
@@ -96,7 +97,8 @@ def start(
         pictures = _pictures(chosen, run_config, data)
         settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
         if origin is not None:
-            _adopt(_new_task(chosen, config, run_config, pictures, "cpu"), chosen, origin)
+            fresh = _new_task(chosen, config, run_config, pictures, "cpu")
+            _adopt(fresh, chosen, chosen.new_card(config, pictures.domains), origin)
             settings["origin"] = str(origin.resolve())
         if processes.writes:
             folder = _new_folder(runs, name)
@@ -154,7 +156,7 @@ def estimate(
     pictures = _pictures(chosen, run, data)
     task = _new_task(chosen, config, run, pictures, device)
     if origin is not None:
-        _adopt(task, chosen, origin)
+        _adopt(task, chosen, chosen.new_card(config, pictures.domains), origin)
     seconds = []
     for batch in _batches(chosen, config, run, pictures, 0, 1 + MEASURED_STEPS, device):
         began = time.perf_counter()
@@ -195,14 +197,14 @@ def _run(
             "choose a multiple",
         )
     task = _new_task(family, config, run, pictures, processes.device)
-    begins = ""
+    begins, card = "", family.new_card(config, pictures.domains)
     if loop.saved_checkpoints(folder):
         loop.resume(task, folder)
     elif settings.get("origin"):
-        parts = _adopt(task, family, Path(settings["origin"]))
+        parts = _adopt(task, family, card, Path(settings["origin"]))
         begins = f", beginning with {', '.join(parts)} of {settings['origin']}"
     card = replace(
-        family.new_card(config, pictures.domains),
+        card,
         name=folder.name,
         alignment=run.alignment,
         licence=run.licence,
@@ -286,14 +288,17 @@ def _new_task(
     return Averaged(task, run.ema) if run.ema else task
 
 
-def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
+def _adopt(task: Task, family: ModelFamily, card: ModelCard, origin: Path) -> list[str]:
     """Put the networks of a run or a model into a fresh task; returns their names.
+
+    ``card`` is what the run will say of its model.
 
     What a finished model does not hold, discriminators mostly, stays fresh.
 
     Raises:
         FacestyleError: ``origin`` is no run with a checkpoint and no weights file, is of
-            another family, or its networks have other sizes.
+            another family, its networks have other sizes, or its generator was told labels
+            and this one differences of them, or the reverse.
     """
     from facestyle.checkpoint import check_fit, load_checkpoint
     from facestyle.families import detect
@@ -301,14 +306,23 @@ def _adopt(task: Task, family: ModelFamily, origin: Path) -> list[str]:
     from facestyle.training import loop
 
     if origin.is_dir():
-        found, path = _settings(origin)["family"], loop.newest_checkpoint(origin)
+        settings, path = _settings(origin), loop.newest_checkpoint(origin)
+        found = settings["family"]
+        relative = bool(settings.get(found, {}).get("relative"))
         parts = loop.read_checkpoint(path)["networks"]
     else:
         checkpoint, path = load_checkpoint(origin), origin
         theirs = detect(checkpoint)
         found, parts = theirs.name, theirs.parts(checkpoint)
+        relative = checkpoint.card is not None and checkpoint.card.relative
     if found != family.name:
         raise UsageError(f"{origin} is of family {found}, this run's is {family.name}")
+    if relative != card.relative:
+        told = {True: "differences of labels", False: "labels"}
+        raise UsageError(
+            f"{origin}'s generator was told {told[relative]}, this run's is {told[card.relative]}",
+            f"set relative = {str(relative).lower()} in [{family.name}]",
+        )
     state = task.state_dict()
     # Companions that nothing trains, a landmark network, come with the task itself.
     parts = {part: tensors for part, tensors in parts.items() if part in state["networks"]}
