@@ -320,7 +320,7 @@ def _adopt(task: Task, family: ModelFamily, card: ModelCard, origin: Path) -> li
     if relative != card.relative:
         told = {True: "differences of labels", False: "labels"}
         raise UsageError(
-            f"{origin}'s generator was told {told[relative]}, this run's is {told[card.relative]}",
+            f"{origin}'s generator was told {told[relative]}, this run's is told {told[card.relative]}",
             f"set relative = {str(relative).lower()} in [{family.name}]",
         )
     state = task.state_dict()
