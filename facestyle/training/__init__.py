@@ -318,9 +318,11 @@ def _adopt(task: Task, family: ModelFamily, card: ModelCard, origin: Path) -> li
     if found != family.name:
         raise UsageError(f"{origin} is of family {found}, this run's is {family.name}")
     if relative != card.relative:
-        told = {True: "differences of labels", False: "labels"}
+        was, now = (
+            "differences of labels" if one else "labels" for one in (relative, card.relative)
+        )
         raise UsageError(
-            f"{origin}'s generator was told {told[relative]}, this run's is told {told[card.relative]}",
+            f"{origin}'s generator was told {was}, this run's is told {now}",
             f"set relative = {str(relative).lower()} in [{family.name}]",
         )
     state = task.state_dict()
