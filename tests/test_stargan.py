@@ -719,6 +719,9 @@ def test_an_item_is_a_function_of_its_random_stream() -> None:
         {"mismatch": -1.0, "judge": "attributes"},
         {"mismatch": 1.0, "judge": "whole"},
         {"reconstruct_every": 0},
+        {"warp": -1.0, "roughness": 1.0},
+        {"warp": 1.0},
+        {"warp_steps": 9},
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any]) -> None:

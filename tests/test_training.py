@@ -427,6 +427,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"stargan-v2": {"warp": 1.0}}, "warp is 1.0, and only a painter moves"),
+        ("paper", {"stargan-v2": {"warp_steps": 9}}, "warp_steps is 9, and this .* moves nothing"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
         ("paper", {"run": {"precision": "fp8"}}, "bf16"),
     ],

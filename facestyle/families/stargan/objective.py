@@ -372,7 +372,8 @@ class Task:
 
     def _shaping_left(self) -> float:
         config = self.config
-        return shaping_left(config.warmup_steps, config.warp_steps, self.step_index)
+        steps = config.warp_steps if config.warp else 0
+        return shaping_left(config.warmup_steps, steps, self.step_index)
 
     def _wanted(self, has_NA: Tensor, target_NA: Tensor) -> Tensor:
         """What the generator is told of faces that have one label and are to have another."""

@@ -197,6 +197,11 @@ class StarGANv2:
                 f"warp is {config.warp}, and only a painter moves before it paints",
                 "roughness above 0, or warp = 0",
             )
+        if config.warp_steps and not config.warp:
+            raise UsageError(
+                f"warp_steps is {config.warp_steps}, and this generator moves nothing",
+                "warp above 0, or warp_steps = 0",
+            )
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
 

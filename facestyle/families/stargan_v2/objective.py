@@ -335,8 +335,9 @@ class Task:
         config = self.config
         # Published: with references only the generator steps.
         trained: tuple[str, ...] = ("generator",)
-        left = shaping_left(config.warmup_steps, config.warp_steps, self.step_index)
-        shaping = config.warp > 0 and left > 0
+        warp_steps = config.warp_steps if config.warp else 0
+        left = shaping_left(config.warmup_steps, warp_steps, self.step_index)
+        shaping = left > 0
         if not shaping and (source == "latent" or config.colour):
             trained = (*trained, "style_encoder")
         if not shaping and (source == "latent" or config.codes):
