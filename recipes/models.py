@@ -153,7 +153,7 @@ RECIPES = {
             Stage(
                 data="female-male-celeba",  # three archives are more than 60 MB
                 tables=_female_male(
-                    20_000, 32, first_width=24, max_width=144, judge_width=24, r1=0.1
+                    20_000, 32, first_width=24, max_width=128, judge_width=24, r1=0.1
                 ),
             ),
         ),
