@@ -94,6 +94,36 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
     assert bool(abs(change.mean()) < 3) is (pasted == "face")
 
 
+class MovingBackend(FakeBackend):
+    """The generator moves all by 3 of 64 px to the left and paints nothing; flow says so."""
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        if role == "flow":
+            flow_NHW2 = np.zeros((len(arrays[0]), 16, 16, 2), np.float32)
+            flow_NHW2[..., 0] = 3 / SIDE
+            return flow_NHW2
+        return np.roll(arrays[0], -3, axis=3) if role == "generator" else super().run(role, *arrays)
+
+
+def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
+    picture = np.full((400, 400, 3), 120, np.uint8)
+    picture[:, 200:202] = 20  # a line far finer than the crop's pixels
+    face = face_at(200, 200, 320)
+    roles = ("generator", "mapping", "encoder", "flow")
+    model = Translator(fake_model().card, MovingBackend(roles=roles))
+    style = model.sample_style("bright")
+    output = restyle(picture, model, style, detector=FakeDetector([face]))
+    aligned = align(picture, face.landmarks_52, "celeba", SIDE)
+    moved_by = round(3 / aligned.scale)
+    middle = output[200, :, 0].astype(int)
+    assert moved_by >= 10
+    assert abs(int(middle.argmin()) - (200 - moved_by)) <= 1
+    assert middle.min() < 50  # as dark as it was: the crop would have blurred it to grey
+    assert (np.abs(middle[195:210] - 120) < 12).all()
+    crop = paste_mask(replace(aligned, pasted="crop"), 400, 400)
+    assert np.array_equal(output[crop == 0], picture[crop == 0])
+
+
 def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     assert usual_detail("celeba", "face") == DETAIL > usual_detail("celeba", "crop") > 0
     assert usual_detail("none", "face") == usual_detail("none", "crop") == 0
