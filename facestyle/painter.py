@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.errors import UsageError
 from facestyle.initialisation import he_init
 from facestyle.resampling import DoublingConv
 
@@ -211,6 +212,20 @@ def painter_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         "depth": depth,
         "shaper": shapes.get(f"{SHAPER}flow.weight", (0, 0))[1],
     }
+
+
+def check_moving(roughness: float, warp: float, warp_steps: int) -> None:
+    """Raises UsageError where settings have a generator move that cannot."""
+    if warp and not roughness:
+        raise UsageError(
+            f"warp is {warp}, and only a painter moves before it paints",
+            "roughness above 0, or warp = 0",
+        )
+    if warp_steps and not warp:
+        raise UsageError(
+            f"warp_steps is {warp_steps}, and this generator moves nothing",
+            "warp above 0, or warp_steps = 0",
+        )
 
 
 def shaping_left(first: int, steps: int, step: int) -> float:

@@ -201,6 +201,8 @@ class StarGAN:
 
     def check(self, config: Config) -> None:
         """See ``ModelFamily.check``."""
+        from facestyle.painter import check_moving
+
         least = max(8, 2**config.d_layers)
         multiple = 8 if config.roughness else 4
         if config.image_size % multiple or config.image_size < least:
@@ -217,16 +219,7 @@ class StarGAN:
         ):  # fmt: skip
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
-        if config.warp and not config.roughness:
-            raise UsageError(
-                f"warp is {config.warp}, and only a painter moves before it paints",
-                "roughness above 0, or warp = 0",
-            )
-        if config.warp_steps and not config.warp:
-            raise UsageError(
-                f"warp_steps is {config.warp_steps}, and this generator moves nothing",
-                "warp above 0, or warp_steps = 0",
-            )
+        check_moving(config.roughness, config.warp, config.warp_steps)
         if config.judge not in ("whole", "attributes"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: whole, attributes")
         if config.mismatch and config.judge == "whole":

@@ -172,6 +172,8 @@ class StarGANv2:
 
     def check(self, config: Config) -> None:
         """See ``ModelFamily.check``."""
+        from facestyle.painter import check_moving
+
         side = config.image_size
         if side & (side - 1) or not 16 <= side <= 1024:
             raise UsageError(
@@ -192,16 +194,7 @@ class StarGANv2:
                 "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",
                 "w_hpf = 0, or roughness = 0",
             )
-        if config.warp and not config.roughness:
-            raise UsageError(
-                f"warp is {config.warp}, and only a painter moves before it paints",
-                "roughness above 0, or warp = 0",
-            )
-        if config.warp_steps and not config.warp:
-            raise UsageError(
-                f"warp_steps is {config.warp_steps}, and this generator moves nothing",
-                "warp above 0, or warp_steps = 0",
-            )
+        check_moving(config.roughness, config.warp, config.warp_steps)
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
 
