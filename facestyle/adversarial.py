@@ -35,10 +35,16 @@ class Judge(nn.Module):
         self.main.append(nn.Conv2d(wide, domains, 3, padding=1))
         he_init(self, SLOPE)
 
-    def forward(self, x_NCHW: Tensor, domain_N: Tensor) -> Tensor:
-        """(N, 3, H, W) pictures, (N,) domain indices → (N, P) logits, one a patch."""
+    def forward(self, x_NCHW: Tensor, domain_N: Tensor | None = None) -> Tensor:
+        """(N, 3, H, W) pictures, (N,) domain indices → (N, P) logits, one a patch; without
+        indices (N, D, P), of every domain."""
         per_domain_NDP: Tensor = self.main(x_NCHW).flatten(2)
-        return per_domain_NDP[torch.arange(len(x_NCHW), device=x_NCHW.device), domain_N]
+        return per_domain_NDP if domain_N is None else of_domain(per_domain_NDP, domain_N)
+
+
+def of_domain(per_domain_NDP: Tensor, domain_N: Tensor) -> Tensor:
+    """(N, P): of each picture what its domain's branch says."""
+    return per_domain_NDP[torch.arange(len(domain_N), device=domain_N.device), domain_N]
 
 
 def cross_entropy(logits: Tensor, real: bool) -> Tensor:

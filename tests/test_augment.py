@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from facestyle.augment import BRIGHTNESS, SHIFT, diff_augment, moved, shifted
+from facestyle.augment import (
+    BRIGHTNESS,
+    LIGHTER,
+    RICHER,
+    SHIFT,
+    diff_augment,
+    moved,
+    recoloured,
+    shifted,
+)
 
 
 def pictures(*shape: int) -> Tensor:
@@ -62,3 +73,24 @@ def test_moved_pictures_draw_their_border_out_and_keep_their_colour_nearly() -> 
     rows, columns = {p // 16 for p in places}, {p % 16 for p in places}
     assert max(rows | columns) <= 8 + 16 * SHIFT
     assert min(rows | columns) >= 8 - 16 * SHIFT
+
+
+def test_recoloured_pictures_keep_their_shapes_and_no_hue() -> None:
+    red, grey = torch.tensor([0.6, 0.0, 0.0]), torch.full((3,), 0.2)
+    x = torch.stack([red, grey], dim=1)[None, :, :, None].expand(400, 3, 2, 1)
+    torch.manual_seed(0)
+    changed = recoloured(x)[..., 0]
+    was, now = x[..., 0].mean(dim=1), changed.mean(dim=1)
+    lighter = (now - was)[:, 1]
+    # Light and dark move together, at most so far; what was grey is grey.
+    assert torch.allclose(now - was, lighter[:, None].expand(-1, 2), atol=1e-6)
+    assert 0.9 * LIGHTER < float(lighter.abs().max()) <= LIGHTER + 1e-6
+    assert torch.allclose(changed[..., 1], now[:, 1:].expand(-1, 3), atol=1e-6)
+    # Colours are as far from grey as before, give or take their share, and of every hue.
+    colour = changed[..., 0] - now[:, :1]
+    richness = colour.norm(dim=1) / (red - red.mean()).norm()
+    assert 1 - RICHER - 1e-5 <= float(richness.min()) < float(richness.max()) <= 1 + RICHER + 1e-5
+    hue = torch.atan2(
+        math.sqrt(3) * (colour[:, 1] - colour[:, 2]), 2 * colour[:, 0] - colour[:, 1] - colour[:, 2]
+    )
+    assert torch.histc(hue, 8, -math.pi, math.pi).min() > 20

@@ -130,7 +130,9 @@ def test_a_judge_hears_every_size_and_answers_by_domain(side: int) -> None:
     with torch.inference_mode():
         alone = [judge(x, torch.full((4,), domain)) for domain in range(3)]
         mixed = judge(x, torch.tensor([0, 1, 2, 1]))
+        every = judge(x)
     assert alone[0].shape in ((4, 4), (4, 9))
+    assert torch.equal(every, torch.stack(alone, dim=1))
     for place, domain in enumerate((0, 1, 2, 1)):
         assert torch.equal(mixed[place], alone[domain][place])
     assert float((alone[0] - alone[0].mean(dim=0)).std()) > 0.1, "the picture is not heard"

@@ -41,6 +41,7 @@ from facestyle.families.ugatit.objective import (
     Config,
     Task,
     attention_loss,
+    coarse,
     l1,
     learning_rate,
     noised,
@@ -640,6 +641,71 @@ def test_a_judge_by_domain_teaches_both_generators() -> None:
         assert float(task.networks["genB2A"](pictures(0.5)).mean()) < -0.2
 
 
+def test_pictures_of_the_other_domain_keep_the_judge_knowing_both() -> None:
+    """Every fake is a real picture of its domain, so nothing else tells the domains apart."""
+    config = replace(JUDGED, warmup_steps=10**6, lr=2e-3, lr_fall_from=10**6, lr_fall_to=10**6)
+    knows, guesses = fresh(replace(config, mismatch=1.0)), fresh(config)
+    noise = torch.Generator().manual_seed(0)
+
+    def pictures(brightness: float) -> Tensor:
+        return 0.6 * (torch.rand(4, 3, 32, 32, generator=noise) - 0.5) + brightness
+
+    for task in (knows, guesses):
+        # Sources, then pictures of the target: turned about, they are what the generator makes.
+        task._trainees = {
+            part: lambda x: (x.roll(4, 0), x.new_zeros(len(x), 2)) for part in ("genA2B", "genB2A")
+        }
+    for _ in range(60):
+        batch = {"A": pictures(-0.5), "B": pictures(0.5)}
+        losses, none = knows.step(batch), guesses.step(batch)
+    assert losses["D/mismatch"] < 0.2  # a guess is 0.69
+    assert losses["D/total"] >= losses["D/real"] + losses["D/fake"] + losses["D/mismatch"]
+    assert "D/mismatch" not in none
+    a, b = pictures(-0.5), pictures(0.5)
+    x, own_N = torch.cat([a, b]), torch.tensor([0] * 4 + [1] * 4)
+    with torch.inference_mode():
+        sure, unsure = (
+            (task.networks["judge"](x, own_N) - task.networks["judge"](x, 1 - own_N)).mean()
+            for task in (knows, guesses)
+        )
+    assert float(sure) > 1 > abs(float(unsure))
+
+
+def test_a_judge_of_shapes_sees_no_colours_and_a_loss_holds_them() -> None:
+    """A is red and B is blue, and alike but for that: a judge of shapes can only guess."""
+    config = replace(JUDGED, warmup_steps=10**6, lr=2e-3, mismatch=1.0)
+    sees, shapes = fresh(config), fresh(replace(config, recolour=True))
+    noise = torch.Generator().manual_seed(0)
+
+    def pictures(hue: int) -> Tensor:
+        x = 0.6 * (torch.rand(4, 1, 32, 32, generator=noise) - 0.5).repeat(1, 3, 1, 1)
+        x[:, hue] += 0.6
+        return x
+
+    for _ in range(60):
+        batch = {"A": pictures(0), "B": pictures(2)}
+        told, guessed = sees.step(batch), shapes.step(batch)
+    assert told["D/mismatch"] < 0.2 < 0.5 < guessed["D/mismatch"]  # a guess is 0.69
+
+    batch = batches(1)[0]
+    plain, held = fresh().step(batch), fresh(replace(TINY, colour=2.0)).step(batch)
+    assert held.keys() - plain.keys() == {"G/colour_A", "G/colour_B"}
+    expected = plain["G/total"] + 2 * (held["G/colour_A"] + held["G/colour_B"])
+    assert held["G/colour_A"] > 0 < held["G/colour_B"]
+    assert held["G/total"] == pytest.approx(expected, rel=1e-5)
+    fine = torch.ones(1, 3, 96, 96)
+    fine[..., ::2] = -1
+    assert float(l1(coarse(fine), coarse(-fine))) == 0  # a pattern has no coarse colour
+
+
+def test_the_discriminators_may_learn_faster() -> None:
+    task = fresh(replace(TINY, lr=1e-3, d_lr_factor=3.0, lr_fall_from=0, lr_fall_to=2))
+    for left in (0.5, 0.0):
+        task.step(batches(1)[0])
+        rates = task.optimisers.learning_rates()
+        assert rates == pytest.approx({"generators": left * 1e-3, "discriminators": left * 3e-3})
+
+
 def test_noise_drowns_what_a_result_hides_and_nothing_else() -> None:
     """A result that is taken back is noisy; the judge, and the other losses, see it as it is."""
     plain, noisy = (fresh(replace(TINY, cycle_noise=amount)) for amount in (0.0, 0.2))
@@ -763,6 +829,11 @@ def test_presets_are_usable(preset: str) -> None:
         ({"beta1": 1.0}, "beta1 is 1"),
         ({"cam": -1.0}, "cam is -1"),
         ({"lr_fall_to": 10}, "lr_fall_to is 10, expected 500000 or more"),
+        ({"d_lr_factor": 0.0}, "d_lr_factor is 0.0, expected more than 0"),
+        ({"recolour": True}, "recolour is on, and these discriminators see pictures as they are"),
+        ({"colour": -1.0}, "colour is -1.0, expected 0 or more"),
+        ({"judge": "domains", "mismatch": -1.0}, "mismatch is -1.0, expected 0 or more"),
+        ({"mismatch": 1.0}, "mismatch is 1.0, and these discriminators know one domain each"),
     ],
 )
 def test_settings_that_do_not_go(changes: dict[str, Any], said: str) -> None:

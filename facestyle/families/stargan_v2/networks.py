@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.norms import instance_norm
-from facestyle.painter import Painter, is_painter, painter_sizes
+from facestyle.painter import SHAPER, Painter, is_painter, painter_sizes
 from facestyle.resampling import DoublingConv, HalvingConv, doubled
 
 Shapes = Mapping[str, Sequence[int]]
@@ -98,7 +98,7 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
             shape[0]
             for part in (generator, encoder)
             for key, shape in part.items()
-            if (key.endswith("conv2.weight") and not key.startswith("shaper."))
+            if (key.endswith("conv2.weight") and not key.startswith(SHAPER))
             or (plain and part is encoder and len(shape) == 4)
         ),
         mapping_width=mapping["shared.0.weight"][0],

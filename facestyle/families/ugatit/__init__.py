@@ -173,8 +173,20 @@ class UGATIT:
                 )
         if config.judge not in ("patches", "domains"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: patches, domains")
+        if config.mismatch and config.judge == "patches":
+            raise UsageError(
+                f"mismatch is {config.mismatch}, and these discriminators know one domain each",
+                'judge = "domains", or mismatch = 0',
+            )
+        if config.recolour and config.judge == "patches":
+            raise UsageError(
+                "recolour is on, and these discriminators see pictures as they are",
+                'judge = "domains", or recolour = false',
+            )
         for name in (
             "r1",
+            "mismatch",
+            "colour",
             "weight_decay",
             "adversarial",
             "cycle",
@@ -191,8 +203,9 @@ class UGATIT:
                 f"lr_fall_to is {config.lr_fall_to}, expected {config.lr_fall_from} or more",
                 "the learning rate cannot end before it begins to fall",
             )
-        if not config.lr > 0:
-            raise UsageError(f"lr is {config.lr}, expected more than 0")
+        for name in ("lr", "d_lr_factor"):
+            if not getattr(config, name) > 0:
+                raise UsageError(f"{name} is {getattr(config, name)}, expected more than 0")
         if not 0 <= config.beta1 < 1:
             raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.adversarial import R1_EVERY, Judge, cross_entropy, r1_penalty
+from facestyle.adversarial import R1_EVERY, Judge, cross_entropy, of_domain, r1_penalty
+from facestyle.augment import recoloured
 from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
 from facestyle.updates import Optimisers
 
@@ -62,10 +63,19 @@ class Config:
     r1: float = 0.1
     """Weight of its R1 penalty. What is right grows with the pixels and falls with the batch
     (StyleGAN2: 0.0002 pixels / batch)."""
+    mismatch: float = 0.0
+    """Weight of real pictures of the one domain as fakes of the other, in that one's loss: it
+    keeps knowing the domains while it chases fakes (GAN-CLS, Reed et al., ICML 2016)."""
+    recolour: bool = False
+    """Whether it sees every picture, real or made, with its hues turned about and lighter or
+    darker: it judges shapes, and colours are left to the generators' other losses."""
     warmup_steps: int = 0
     """Iterations first in which the discriminators alone learn."""
     lr: float = 1e-4
     """Adam's learning rate."""
+    d_lr_factor: float = 1.0
+    """The discriminators' own, in multiples of that: more, and they lead (two time-scale update
+    rule, Heusel et al., NeurIPS 2017)."""
     lr_fall_from: int = 500_000
     """Iteration after which the learning rate falls; the published way is half of the run."""
     lr_fall_to: int = 1_000_000
@@ -84,6 +94,9 @@ class Config:
     published way."""
     identity: float = 10.0
     """Weight of the identity loss."""
+    colour: float = 0.0
+    """Weight of how far a result's coarse colours are from its source's. Not the published
+    way."""
     cam: float = 1000.0
     """Weight of the auxiliary classifiers' loss."""
 
@@ -117,6 +130,11 @@ def noised(x: Tensor, deviation: float) -> Tensor:
 def l1(x: Tensor, y: Tensor) -> Tensor:
     """Mean absolute difference."""
     return (x.float() - y.float()).abs().mean()
+
+
+def coarse(x_NCHW: Tensor) -> Tensor:
+    """Mean colours of cells of a twelfth of the side, or of 4 px in small pictures."""
+    return F.avg_pool2d(x_NCHW.float(), max(4, x_NCHW.shape[2] // 12))
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -205,7 +223,9 @@ class Task:
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """One iteration in the published order; the losses by name, before their weights."""
         a, b = batch["A"], batch["B"]
-        self.optimisers.set_lr(learning_rate(self.config, self.step_index))
+        lr = learning_rate(self.config, self.step_index)
+        self.optimisers.set_lr(lr, "generators")
+        self.optimisers.set_lr(lr * self.config.d_lr_factor, "discriminators")
         warm = self.step_index >= self.config.warmup_steps
 
         # The generators do not change before their own step, so both steps share these fakes.
@@ -236,6 +256,9 @@ class Task:
                 "G/cam_A": attention_loss(*cam_A.chunk(2)),
                 "G/cam_B": attention_loss(*cam_B.chunk(2)),
             }
+            if self.config.colour:
+                judged["G/colour_A"] = l1(coarse(fake_A), coarse(b))
+                judged["G/colour_B"] = l1(coarse(fake_B), coarse(a))
             judged["G/total"] = self._weighted(judged)
             self.optimisers.update(judged["G/total"], "generators")
             # Published: rho stays a mixture of the two norms.
@@ -252,29 +275,40 @@ class Task:
         judge = self.discriminators[JUDGE]
         penalised = self.step_index % R1_EVERY == 0
         real, domain_N = _both(reals)
-        real = real.detach().requires_grad_(penalised)
+        real = self._seen(real).detach().requires_grad_(penalised)
         # `forward` is the uncompiled call: a compiled one has no second derivative.
         with self._autocast(not penalised):  # a squared gradient needs all digits
-            logits_NP = (judge.forward if penalised else judge)(real, domain_N)
-        losses = {"D/real": cross_entropy(logits_NP.float(), real=True)}
+            per_domain_NDP = (judge.forward if penalised else judge)(real).float()
+        logits_NP = of_domain(per_domain_NDP, domain_N)
+        losses = {"D/real": cross_entropy(logits_NP, real=True)}
         total = losses["D/real"]
+        if self.config.mismatch:
+            other_NP = of_domain(per_domain_NDP, 1 - domain_N)
+            losses["D/mismatch"] = cross_entropy(other_NP, real=False)
+            total = total + self.config.mismatch * losses["D/mismatch"]
         if penalised:
-            losses["D/r1"] = r1_penalty(logits_NP.float(), real)
+            losses["D/r1"] = r1_penalty(logits_NP, real)
             total = total + self.config.r1 * R1_EVERY * losses["D/r1"]
         with self._autocast():
-            logits_NP = judge(_both(fakes)[0].detach(), domain_N)
+            logits_NP = judge(self._seen(_both(fakes)[0].detach()), domain_N)
         losses["D/fake"] = cross_entropy(logits_NP.float(), real=False)
         losses["D/total"] = total + losses["D/fake"]
         return losses
 
     def _judged_by_domain(self, fakes: Mapping[str, Tensor]) -> Losses:
         """What the judge, which does not learn now, says of the fakes."""
+        made, domain_N = _both(fakes)
+        seen = self._seen(made)
         with self._autocast():
-            logits_NP = self.discriminators[JUDGE](*_both(fakes))
+            logits_NP = self.discriminators[JUDGE](seen, domain_N)
         return {
             f"G/dis_{name}": cross_entropy(part_NP.float(), real=True)
             for name, part_NP in zip(fakes, logits_NP.chunk(2), strict=True)
         }
+
+    def _seen(self, x_NCHW: Tensor) -> Tensor:
+        """What the judge is shown of a picture."""
+        return recoloured(x_NCHW) if self.config.recolour else x_NCHW
 
     def _told_by_patches(self, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> Losses:
         """All real pictures first: each pass refines the spectral norms for the next."""
@@ -306,6 +340,7 @@ class Task:
             "dis": self.config.adversarial,
             "cycle": self.config.cycle,
             "identity": self.config.identity,
+            "colour": self.config.colour,
             "cam": self.config.cam,
         }
         kinds = {name: name.removeprefix("G/").split("_")[0] for name in losses}
