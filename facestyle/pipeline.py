@@ -47,7 +47,7 @@ def restyle(
         face: ``largest``, ``all``, or the N-th largest from 1. For a model whose alignment is
             ``none`` the whole picture is the crop, and this is not looked at.
         detector: what finds faces; by default YuNet where its file is present, else the
-            built-in one.
+            built-in one, opened anew: for many pictures open one, ``faces.registry``.
         min_score: the detector's score from which a candidate counts as a face.
         detail: how much of the photo's own detail stays, 0 to 1, see ``align.paste``; by
             default ``usual_detail``.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -81,7 +82,14 @@ class Verification:
 
 def index() -> dict[str, WeightsEntry]:
     """Every entry of ``index.toml`` by name, in the order of the page."""
-    tables = tomllib.loads((shipped_dir() / "index.toml").read_text("utf-8"))
+    page = shipped_dir() / "index.toml"
+    return dict(_read(page, page.stat().st_mtime_ns))
+
+
+@functools.cache
+def _read(page: Path, changed_ns: int) -> Mapping[str, WeightsEntry]:
+    """The page as it is since ``changed_ns``; every name that is looked up asks for it."""
+    tables = tomllib.loads(page.read_text("utf-8"))
     return {name: _entry(name, table) for name, table in tables.items()}
 
 

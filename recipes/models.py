@@ -142,6 +142,18 @@ def _anime(steps: int, batch_size: int, warmup: int, falls: int = 0, **settings:
     }
 
 
+# Colours are the photo's: the judge sees none, and a loss holds them. It is kept knowing drawings
+# from photos, and leads.
+SHAPES_ALONE: Mapping[str, Any] = {
+    "recolour": True,
+    "mismatch": 1.0,
+    "colour": 5.0,
+    "cycle": 1.5,
+    "cycle_noise": 0.1,
+    "judge_width": 64,
+    "r1": 0.2,
+}
+
 RECIPES = {
     "female-male": Recipe(
         family="stargan-v2",
@@ -205,6 +217,32 @@ RECIPES = {
                     judge_width=64,
                 ),
             ),
+            Stage(  # colours from the photo
+                tables=_anime(
+                    1_850,
+                    4,
+                    150,
+                    image_size=96,
+                    load_size=106,
+                    d_lr_factor=2.0,
+                    lr_fall_from=1_000,
+                    lr_fall_to=2_300,
+                    **SHAPES_ALONE,
+                ),
+            ),
+            Stage(  # larger batches, the rate falling to nothing
+                tables=_anime(
+                    900,
+                    8,
+                    40,
+                    700,
+                    image_size=96,
+                    load_size=106,
+                    lr=1e-4,
+                    d_lr_factor=3.0,
+                    **SHAPES_ALONE,
+                ),
+            ),
         ),
         gpu=(
             Stage(
@@ -229,10 +267,8 @@ RECIPES = {
                     image_size=128,
                     load_size=140,
                     width=32,
-                    r1=0.2,
-                    cycle=3.0,
-                    cycle_noise=0.1,
-                    judge_width=64,
+                    d_lr_factor=2.0,
+                    **SHAPES_ALONE,
                 ),
                 fresh=True,
             ),

@@ -11,7 +11,7 @@ writes the scores on the card, exports the ONNX twin, and prints both files' ent
 ``weights/index.toml``. ``--without`` leaves out attributes of a StarGAN painter that came to
 nothing worth showing: a face is taken to lack them. ``--strength`` makes a painter's changes larger
 than it learned to make them: in training a change has a cost, which keeps it where it belongs and
-smaller than what was asked for.
+smaller than what was asked for. ``--mean`` takes the mean with the model of the stage before.
 """
 
 from __future__ import annotations
@@ -64,6 +64,21 @@ def strengthened(parts: Parts, strength: float) -> Parts:
     return {**parts, part: {**parts[part], **scaled}}
 
 
+def mean_of(parts: Parts, others: Parts) -> Parts:
+    """The mean of two states of the same networks: where one of them is on its way about what it
+    seeks, the mean is nearer (stochastic weight averaging, Izmailov et al., UAI 2018)."""
+    shapes, other_shapes = (
+        {(part, name): t.shape for part, state in one.items() for name, t in state.items()}
+        for one in (parts, others)
+    )
+    if shapes != other_shapes:
+        raise ValueError("other networks")
+    return {
+        part: {name: (t.float() + others[part][name].float()) / 2 for name, t in state.items()}
+        for part, state in parts.items()
+    }
+
+
 def main() -> None:
     """Write the files; what is not given stays as the card has it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,6 +87,7 @@ def main() -> None:
     parser.add_argument("--about", help="one line for the card")
     parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
     parser.add_argument("--strength", type=float, help="of a painter's changes")
+    parser.add_argument("--mean", type=Path, help="another state of it, to take the mean with")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
@@ -80,6 +96,11 @@ def main() -> None:
     if checkpoint.card is None:
         parser.error(f"{options.model} has no card: give what facestyle train wrote")
     card, parts = replace(checkpoint.card, name=options.name), checkpoint.parts
+    if options.mean:
+        try:
+            parts = mean_of(parts, load_checkpoint(options.mean).parts)
+        except ValueError as error:
+            parser.error(f"--mean: {options.mean}: {error}")
     if options.without:
         left_out = options.without.split(",")
         if strangers := [name for name in left_out if name not in card.domains]:
@@ -94,9 +115,12 @@ def main() -> None:
             parts = strengthened(parts, options.strength)
         except ValueError as error:
             parser.error(f"--strength: {options.model}: {error}")
-    changed = [
-        f"--{name} {value}" for name in ("without", "strength") if (value := getattr(options, name))
-    ]
+    given = {
+        "without": options.without,
+        "strength": options.strength,
+        "mean": options.mean and "/".join(options.mean.parts[-2:]),  # the run's folder says which
+    }
+    changed = [f"--{name} {value}" for name, value in given.items() if value]
     if changed:
         card = replace(card, command=f"{card.command}; recipes/ship.py {' '.join(changed)}")
     if options.about:

@@ -90,6 +90,7 @@ def off_by(found: Any, expected: Any) -> float:
 # --- Against the published program -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_published_files(tmp_path: Path) -> None:
     meta, parts = golden("bicyclegan_unet256_all")
     outputs = np.load(GOLDENS / "bicyclegan_unet256_all.npz")

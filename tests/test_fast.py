@@ -98,6 +98,7 @@ def test_pictures_come_without_torch_and_are_those_of_torch(
     assert np.abs(found - wanted)[changed_HW].mean() < 0.01
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_no_other_runtime(photo: Path, tiny_model: Path, tmp_path: Path) -> None:
     done = loaded_by(
         "translate", photo, "-d", "male", "-m", tiny_model, "--align", "none",

@@ -13,7 +13,7 @@ import pytest
 import ship
 import torch
 from models import RECIPES, TRAINED, Recipe, Stage, in_time, stretched
-from ship import kept_alone, strengthened
+from ship import kept_alone, mean_of, strengthened
 
 from facestyle import training
 from facestyle.checkpoint import load_checkpoint, save_model
@@ -149,6 +149,33 @@ def test_a_card_tells_what_was_done_to_the_weights(
     assert (shipped.name, shipped.command) == (
         "a-b", "facestyle train; recipes/ship.py --strength 1.5",
     )  # fmt: skip
+
+
+def test_the_mean_of_two_states_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = family_named("ugatit")
+    tables = {"ugatit": {"image_size": 32, "load_size": 32, "width": 4, "blocks": 1}}
+    _, config = resolve(family, "compact", tables)
+    card = replace(family.new_card(config, ("portrait", "anime")), command="facestyle train")
+    states = []
+    for run in ("first", "second"):
+        task = family.task(config, 2, device="cpu", bf16=False, compile=False)
+        states.append(task.model_parts())
+        (tmp_path / run).mkdir()
+        save_model(tmp_path / run / "model.safetensors", states[-1], card)
+    first, second = (tmp_path / run / "model.safetensors" for run in ("first", "second"))
+    words = f"--model {second} --mean {first} --name a --out {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["ship.py", *words.split()])
+    ship.main()
+    shipped = load_checkpoint(tmp_path / "a.safetensors")
+    assert shipped.card is not None
+    expected = "facestyle train; recipes/ship.py --mean first/model.safetensors"
+    assert shipped.card.command == expected
+    for part, state in shipped.parts.items():
+        for name, tensor in state.items():
+            mean = (states[0][part][name] + states[1][part][name]) / 2
+            assert torch.allclose(tensor.float(), mean, atol=1e-3), name
+    with pytest.raises(ValueError, match="other networks"):
+        mean_of(states[0], {"genA2B": states[1]["genA2B"]})
 
 
 def test_what_is_left_out_is_off_and_all_else_as_it_was() -> None:

@@ -111,6 +111,7 @@ def _tidy(tmp_path: Path) -> Iterator[None]:
 # --- Against the published program -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_published_files(tmp_path: Path) -> None:
     meta, parts = golden("stargan_128_celeba5")
     outputs = np.load(GOLDENS / "stargan_128_celeba5.npz")

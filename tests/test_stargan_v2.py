@@ -142,6 +142,7 @@ def same_weights(modules: Mapping[str, nn.Module], parts: Mapping[str, State]) -
 # --- Against the published program -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_of_three_domains(plain: Golden, tmp_path: Path) -> None:
     path = saved(tmp_path / "000100_nets_ema.ckpt", without(plain.parts, "discriminator"))
     model = facestyle.load(path, domains=("cat", "dog", "wild"))
@@ -162,6 +163,7 @@ def test_a_published_checkpoint_of_three_domains(plain: Golden, tmp_path: Path) 
     plain.check("image_reference", run("generator", plain.x, reference))
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_with_the_high_pass(hpf: Golden, tmp_path: Path) -> None:
     path = saved(tmp_path / "a_nets.ckpt", hpf.parts)
     card, modules = opened(path, domains=("female", "male"))

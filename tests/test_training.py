@@ -576,6 +576,7 @@ def test_a_run_begins_with_the_networks_of_another(data: Path, tmp_path: Path) -
     assert not torch.equal(fresh, state["networks"]["discriminator"][key])
 
 
+@pytest.mark.slow
 def test_a_painter_that_moved_nothing_begins_to(data: Path, tmp_path: Path) -> None:
     """The same network as before until its fresh shaper learns; one that moves keeps its shape."""
     still = {**TINY, "roughness": 1.0}
@@ -719,6 +720,7 @@ def test_a_resumed_run_forgets_the_metrics_that_it_makes_again(data: Path, tmp_p
     assert found == expected
 
 
+@pytest.mark.slow
 def test_the_same_run_can_be_given_a_new_end(data: Path, tmp_path: Path) -> None:
     folder = start(data, tmp_path / "runs").folder
     training.proceed(folder, steps=8, watcher=Quiet())
