@@ -230,7 +230,9 @@ RECIPES = {
                     **SHAPES_ALONE,
                 ),
             ),
-            Stage(  # larger batches, the rate falling to nothing
+            # Larger batches, the rate falling to nothing. The mean with the stage before is what
+            # ships (ship.py --mean).
+            Stage(
                 tables=_anime(
                     900,
                     8,

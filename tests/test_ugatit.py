@@ -623,6 +623,11 @@ def test_first_the_judge_learns_alone_then_both() -> None:
     assert "tell every fake" in line
 
 
+def lit(brightness: float, noise: torch.Generator) -> Tensor:
+    """Four pictures of nothing but noise about a brightness."""
+    return 0.6 * (torch.rand(4, 3, 32, 32, generator=noise) - 0.5) + brightness
+
+
 @pytest.mark.slow
 def test_a_judge_by_domain_teaches_both_generators() -> None:
     """A is dark and B is bright; with next to no cycle and no identity only the judge says so."""
@@ -631,14 +636,11 @@ def test_a_judge_by_domain_teaches_both_generators() -> None:
     )
     task, noise = fresh(replace(config, lr_fall_to=10**6)), torch.Generator().manual_seed(0)
 
-    def pictures(brightness: float) -> Tensor:
-        return 0.6 * (torch.rand(4, 3, 32, 32, generator=noise) - 0.5) + brightness
-
     for _ in range(120):
-        task.step({"A": pictures(-0.5), "B": pictures(0.5)})
+        task.step({"A": lit(-0.5, noise), "B": lit(0.5, noise)})
     with torch.inference_mode():
-        assert float(task.networks["genA2B"](pictures(-0.5)).mean()) > 0.2
-        assert float(task.networks["genB2A"](pictures(0.5)).mean()) < -0.2
+        assert float(task.networks["genA2B"](lit(-0.5, noise)).mean()) > 0.2
+        assert float(task.networks["genB2A"](lit(0.5, noise)).mean()) < -0.2
 
 
 def test_pictures_of_the_other_domain_keep_the_judge_knowing_both() -> None:
@@ -647,21 +649,18 @@ def test_pictures_of_the_other_domain_keep_the_judge_knowing_both() -> None:
     knows, guesses = fresh(replace(config, mismatch=1.0)), fresh(config)
     noise = torch.Generator().manual_seed(0)
 
-    def pictures(brightness: float) -> Tensor:
-        return 0.6 * (torch.rand(4, 3, 32, 32, generator=noise) - 0.5) + brightness
-
     for task in (knows, guesses):
         # Sources, then pictures of the target: turned about, they are what the generator makes.
         task._trainees = {
             part: lambda x: (x.roll(4, 0), x.new_zeros(len(x), 2)) for part in ("genA2B", "genB2A")
         }
     for _ in range(60):
-        batch = {"A": pictures(-0.5), "B": pictures(0.5)}
+        batch = {"A": lit(-0.5, noise), "B": lit(0.5, noise)}
         losses, none = knows.step(batch), guesses.step(batch)
     assert losses["D/mismatch"] < 0.2  # a guess is 0.69
     assert losses["D/total"] >= losses["D/real"] + losses["D/fake"] + losses["D/mismatch"]
     assert "D/mismatch" not in none
-    a, b = pictures(-0.5), pictures(0.5)
+    a, b = lit(-0.5, noise), lit(0.5, noise)
     x, own_N = torch.cat([a, b]), torch.tensor([0] * 4 + [1] * 4)
     with torch.inference_mode():
         sure, unsure = (

@@ -133,7 +133,8 @@ def l1(x: Tensor, y: Tensor) -> Tensor:
 
 
 def coarse(x_NCHW: Tensor) -> Tensor:
-    """Mean colours of cells of a twelfth of the side, or of 4 px in small pictures."""
+    """Mean colours of cells of a twelfth of the side, or of 4 px in small pictures. All of the
+    crop counts, hair and wall too: unlike StarGAN v2's colours, which are those of a face."""
     return F.avg_pool2d(x_NCHW.float(), max(4, x_NCHW.shape[2] // 12))
 
 
