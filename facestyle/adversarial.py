@@ -1,11 +1,16 @@
-"""What more than one family is judged by: a discriminator, the non-saturating loss and R1.
+"""What more than one family is judged by: a discriminator, the non-saturating loss, R1 and a pool
+of earlier fakes.
 
 logits_N...  realness, one value a picture or more; x_NCHW  pictures
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,3 +67,72 @@ def r1_penalty(logits: Tensor, x_NCHW: Tensor) -> Tensor:
     judgement_N = logits.reshape(len(logits), -1).mean(dim=1)
     (gradient,) = torch.autograd.grad(judgement_N.sum(), x_NCHW, create_graph=True)
     return 0.5 * gradient.float().square().flatten(1).sum(1).mean()
+
+
+class ReplayPool:
+    """Earlier results of a generator, for its discriminator (Shrivastava et al., CVPR 2017).
+
+    While it fills, each result is kept and shown. After that a result is shown, or put in a
+    slot from which an earlier one is shown instead, as the batch's own draws say. Several
+    processes keep the same pool, that of their whole batch.
+    """
+
+    def __init__(self, capacity: int, side: int, device: torch.device) -> None:
+        self.pictures_KCHW = torch.zeros(capacity, 3, side, side, device=device)
+        self.filled = 0
+
+    def shown(self, fakes_NCHW: Tensor, swap_N: Tensor, slot_N: Tensor) -> Tensor:
+        """What the discriminator is shown in place of new results, one picture after the other.
+
+        Swapping is written without a branch: the draws stay on the device, and nobody waits.
+        """
+        # One result that is not finite must not come back for hundreds of iterations.
+        everyones = [_of_all(x) for x in (fakes_NCHW.nan_to_num(), swap_N, slot_N)]
+        shown = []
+        for fake, swap, slot in zip(*(x.split(1) for x in everyones), strict=True):
+            if self.filled < len(self.pictures_KCHW):
+                self.pictures_KCHW[self.filled] = fake[0]
+                self.filled += 1
+                shown.append(fake)
+                continue
+            old, swaps = self.pictures_KCHW[slot], swap[:, None, None, None] >= 0.5
+            self.pictures_KCHW[slot] = torch.where(swaps, fake, old)
+            shown.append(torch.where(swaps, old, fake))
+        mine = len(fakes_NCHW) * _rank()
+        return torch.cat(shown[mine : mine + len(fakes_NCHW)])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The pictures that it holds."""
+        return {"pictures": self.pictures_KCHW[: self.filled].clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The reverse of ``state_dict``."""
+        self.filled = len(state["pictures"])
+        self.pictures_KCHW[: self.filled] = state["pictures"]
+
+
+def pool_draws(name: str, capacity: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What the replay pool of a domain will do with one item's result, as parts of the item: a
+    swap from 0.5 on, and with which slot."""
+    return {
+        f"pool_{name}_swap": np.asarray(rng.random(dtype=np.float32)),
+        f"pool_{name}_slot": np.asarray(rng.integers(max(1, capacity))),
+    }
+
+
+def drawn(name: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of a batch of such items: the swaps (N,) and the slots (N,), as ``shown`` takes them."""
+    return batch[f"pool_{name}_swap"], batch[f"pool_{name}_slot"]
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _of_all(x: Tensor) -> Tensor:
+    """The shares that all processes have of a batch, in order; all are of one size."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    shares = [torch.empty_like(x).contiguous() for _ in range(dist.get_world_size())]
+    dist.all_gather(shares, x.contiguous())
+    return torch.cat(shares)

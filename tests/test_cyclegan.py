@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import facestyle
+from facestyle.adversarial import ReplayPool
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -25,7 +26,6 @@ from facestyle.families.cyclegan import FAMILY
 from facestyle.families.cyclegan.networks import Discriminator, Generator, Sizes, instance_norm
 from facestyle.families.cyclegan.objective import (
     Config,
-    ReplayPool,
     Task,
     ailments,
     discriminator_loss,

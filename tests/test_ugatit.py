@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -697,6 +697,62 @@ def test_a_judge_of_shapes_sees_no_colours_and_a_loss_holds_them() -> None:
     assert float(l1(coarse(fine), coarse(-fine))) == 0  # a pattern has no coarse colour
 
 
+def test_mirrored_sources_may_be_held_to_mirrored_results() -> None:
+    batch = batches(1)[0]
+    plain, held = fresh().step(batch), fresh(replace(TINY, mirror=2.0)).step(batch)
+    assert held.keys() - plain.keys() == {"G/mirror_A", "G/mirror_B"}
+    assert held["G/mirror_A"] > 0 < held["G/mirror_B"]
+    expected = plain["G/total"] + 2 * (held["G/mirror_A"] + held["G/mirror_B"])
+    assert held["G/total"] == pytest.approx(expected, rel=1e-5)
+
+    def judged(painted: Callable[[Tensor], Tensor]) -> float:
+        task = fresh(replace(TINY, mirror=2.0))
+        for part, network in task.generators.items():
+            anchor = next(network.parameters())  # what is stepped must have a gradient
+            task._trainees[part] = lambda x, anchor=anchor: (
+                painted(x) + 0 * anchor.sum(),
+                x.new_zeros(len(x), 2) + 0 * anchor.sum(),
+            )
+        return task.step(batch)["G/mirror_B"]
+
+    assert judged(lambda x: -x) == 0
+    ramp_W = torch.linspace(-1, 1, 32)  # one side darker, whatever the picture
+    assert judged(lambda x: x + ramp_W) == pytest.approx(2 * float(ramp_W.abs().mean()), rel=1e-5)
+
+
+def pooled(batch: dict[str, Tensor], swap: float, slot: int = 0) -> dict[str, Tensor]:
+    """The batch with what its replay pools will do: all of its items the same."""
+    size = len(batch["A"])
+    return batch | {
+        f"pool_{name}_{what}": torch.full((size,), value)
+        for name in "AB"
+        for what, value in (("swap", swap), ("slot", slot))
+    }
+
+
+@pytest.mark.parametrize("config", [TINY, replace(TINY, judge="domains", judge_width=4)])
+def test_the_discriminators_may_be_shown_earlier_results(config: Config) -> None:
+    """The generators stand still, so what is shown is all that can differ."""
+    config = replace(config, warmup_steps=10**6, lr=1e-9)
+    without, task = fresh(config), fresh(replace(config, pool=2))
+    first, second = batches(2)
+    assert len(first["A"]) == 2
+    # While it fills, what comes in is shown; then, without a swap, again.
+    assert task.step(pooled(first, 1.0)) == without.step(first)
+    kept = {name: pool.pictures_KCHW.clone() for name, pool in task.pools.items()}
+    assert kept["A"].shape == kept["B"].shape == (2, 3, 32, 32)
+    assert not torch.equal(kept["A"], kept["B"])
+    new, old = without.step(second), task.step(pooled(second, 0.0))
+    assert {name: old[name] for name in new} == pytest.approx(new, rel=1e-4)
+    # Swapped twice with one slot: an earlier result is shown, then the first of these, which
+    # took its place. The discriminators judge other fakes, and the same real pictures.
+    swapped = task.step(pooled(second, 1.0, slot=1))
+    fake = next(name for name in new if name.startswith("D/fake") or name.endswith("/adv"))
+    assert swapped[fake] != pytest.approx(new[fake], rel=1e-4)
+    assert torch.equal(task.pools["A"].pictures_KCHW[0], kept["A"][0])
+    assert not torch.equal(task.pools["A"].pictures_KCHW[1], kept["A"][1])
+
+
 def test_the_discriminators_may_learn_faster() -> None:
     task = fresh(replace(TINY, lr=1e-3, d_lr_factor=3.0, lr_fall_from=0, lr_fall_to=2))
     for left in (0.5, 0.0):
@@ -739,15 +795,18 @@ def test_bfloat16_is_near_the_published_arithmetic() -> None:
         assert rounded[name] == pytest.approx(value, rel=0.1, abs=0.05), name
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    one, data = fresh(), batches(4)
+@pytest.mark.parametrize("pool", [0, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(pool: int, tmp_path: Path) -> None:
+    config = replace(TINY, pool=pool)
+    data = [pooled(batch, i / 3, slot=i % 3) for i, batch in enumerate(batches(4))]
+    one = fresh(config)
     for batch in data:
         last = one.step(batch)
-    two = fresh()
+    two = fresh(config)
     for batch in data[:2]:
         two.step(batch)
     torch.save(two.state_dict(), tmp_path / "state.pt")
-    three = FAMILY.task(TINY, 2, device="cpu", bf16=False, compile=False)  # other weights
+    three = FAMILY.task(config, 2, device="cpu", bf16=False, compile=False)  # other weights
     three.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert three.step_index == 2
     for batch in data[2:]:
@@ -785,14 +844,20 @@ def test_a_sample_is_a_picture_of_each_domain() -> None:
             assert (side, load_side) == (32, 36)
             return np.full((3, side, side), domain + rng.random() / 2, np.float32)
 
-    def draw(seed: int) -> dict[str, np.ndarray]:
-        return FAMILY.sample(Pictures(), TINY, np.random.default_rng(seed))  # type: ignore[arg-type]
+    def draw(seed: int, config: Config = TINY) -> dict[str, np.ndarray]:
+        return FAMILY.sample(Pictures(), config, np.random.default_rng(seed))  # type: ignore[arg-type]
 
     one, same, other = draw(1), draw(1), draw(2)
     assert one.keys() == {"A", "B"}
     assert 0 <= one["A"].max() < 0.5 < 1 <= one["B"].min()
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not np.array_equal(one["A"], other["A"])
+    draws = [draw(seed, replace(TINY, pool=5)) for seed in range(20)]
+    assert draws[1].keys() - one.keys() == {
+        f"pool_{name}_{what}" for name in "AB" for what in ("swap", "slot")
+    }
+    assert np.array_equal(draws[1]["A"], one["A"])  # the same pictures as without
+    assert {int(item["pool_B_slot"]) for item in draws} == set(range(5))
 
 
 def test_ailments_are_told_from_the_losses() -> None:
@@ -830,6 +895,8 @@ def test_presets_are_usable(preset: str) -> None:
         ({"lr_fall_to": 10}, "lr_fall_to is 10, expected 500000 or more"),
         ({"d_lr_factor": 0.0}, "d_lr_factor is 0.0, expected more than 0"),
         ({"recolour": True}, "recolour is on, and these discriminators see pictures as they are"),
+        ({"pool": -1}, "pool is -1, expected 0 or more"),
+        ({"mirror": -1.0}, "mirror is -1.0, expected 0 or more"),
         ({"colour": -1.0}, "colour is -1.0, expected 0 or more"),
         ({"judge": "domains", "mismatch": -1.0}, "mismatch is -1.0, expected 0 or more"),
         ({"mismatch": 1.0}, "mismatch is 1.0, and these discriminators know one domain each"),

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from facestyle.adversarial import ReplayPool, drawn, pool_draws
 from facestyle.families.cyclegan.networks import Discriminator, Generator, Sizes
 from facestyle.updates import Optimisers
 
@@ -74,8 +74,7 @@ def draw(
         for domain, name in enumerate("AB")
     }
     for name in "AB":
-        item[f"pool_{name}_swap"] = np.asarray(rng.random(dtype=np.float32))
-        item[f"pool_{name}_slot"] = np.asarray(rng.integers(max(1, config.pool)))
+        item |= pool_draws(name, config.pool, rng)
     return item
 
 
@@ -113,48 +112,6 @@ def ailments(losses: Mapping[str, float]) -> list[str]:
         if losses.get(name, 0.0) > LOST:
             found.append(f"{name} is {losses[name]:.2g}, usual is 0 to 1: a lower lr may help")
     return found
-
-
-class ReplayPool:
-    """Earlier results of a generator, for its discriminator (Shrivastava et al., CVPR 2017).
-
-    While it fills, each result is kept and shown. After that a result is shown, or put in a
-    slot from which an earlier one is shown instead, as the batch's own draws say. Several
-    processes keep the same pool, that of their whole batch.
-    """
-
-    def __init__(self, capacity: int, side: int, device: torch.device) -> None:
-        self.pictures_KCHW = torch.zeros(capacity, 3, side, side, device=device)
-        self.filled = 0
-
-    def shown(self, fakes_NCHW: Tensor, swap_N: Tensor, slot_N: Tensor) -> Tensor:
-        """What the discriminator is shown in place of new results, one picture after the other.
-
-        Swapping is written without a branch: the draws stay on the device, and nobody waits.
-        """
-        # One result that is not finite must not come back for hundreds of iterations.
-        everyones = [_of_all(x) for x in (fakes_NCHW.nan_to_num(), swap_N, slot_N)]
-        shown = []
-        for fake, swap, slot in zip(*(x.split(1) for x in everyones), strict=True):
-            if self.filled < len(self.pictures_KCHW):
-                self.pictures_KCHW[self.filled] = fake[0]
-                self.filled += 1
-                shown.append(fake)
-                continue
-            old, swaps = self.pictures_KCHW[slot], swap[:, None, None, None] >= 0.5
-            self.pictures_KCHW[slot] = torch.where(swaps, fake, old)
-            shown.append(torch.where(swaps, old, fake))
-        mine = len(fakes_NCHW) * _rank()
-        return torch.cat(shown[mine : mine + len(fakes_NCHW)])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The pictures that it holds."""
-        return {"pictures": self.pictures_KCHW[: self.filled].clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of ``state_dict``."""
-        self.filled = len(state["pictures"])
-        self.pictures_KCHW[: self.filled] = state["pictures"]
 
 
 class Task:
@@ -264,8 +221,7 @@ class Task:
         for part, name in (("D_A", "B"), ("D_B", "A")):
             fake = fakes[name]
             if self.config.pool > 0:
-                draws = (batch[f"pool_{name}_swap"], batch[f"pool_{name}_slot"])
-                fake = self.pools[name].shown(fake, *draws)
+                fake = self.pools[name].shown(fake, *drawn(name, batch))
             with self._autocast():
                 both = torch.cat([batch[name], fake])
                 logits = self._run[part](both.contiguous(memory_format=torch.channels_last))
@@ -305,19 +261,6 @@ class Task:
         self.optimisers.load_state_dict(state["optimisers"])
         for name, pool in self.pools.items():
             pool.load_state_dict(state["pools"][name])
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _of_all(x: Tensor) -> Tensor:
-    """The shares that all processes have of a batch, in order; all are of one size."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x
-    shares = [torch.empty_like(x).contiguous() for _ in range(dist.get_world_size())]
-    dist.all_gather(shares, x.contiguous())
-    return torch.cat(shares)
 
 
 def _total(losses: Losses) -> Tensor:

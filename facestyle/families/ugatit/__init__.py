@@ -186,7 +186,9 @@ class UGATIT:
         for name in (
             "r1",
             "mismatch",
+            "pool",
             "colour",
+            "mirror",
             "weight_decay",
             "adversarial",
             "cycle",

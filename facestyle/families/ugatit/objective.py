@@ -19,7 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.adversarial import R1_EVERY, Judge, cross_entropy, of_domain, r1_penalty
+from facestyle.adversarial import (
+    R1_EVERY,
+    Judge,
+    ReplayPool,
+    cross_entropy,
+    drawn,
+    of_domain,
+    pool_draws,
+    r1_penalty,
+)
 from facestyle.augment import recoloured
 from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
 from facestyle.updates import Optimisers
@@ -69,6 +78,9 @@ class Config:
     recolour: bool = False
     """Whether it sees every picture, real or made, with its hues turned about and lighter or
     darker: it judges shapes, and colours are left to the generators' other losses."""
+    pool: int = 0
+    """Earlier results of each generator that the discriminators may be shown again, as CycleGAN's
+    are: what they have learned to tell, they go on telling. 0 is none, the published way."""
     warmup_steps: int = 0
     """Iterations first in which the discriminators alone learn."""
     lr: float = 1e-4
@@ -97,6 +109,9 @@ class Config:
     colour: float = 0.0
     """Weight of how far a result's coarse colours are from its source's. Not the published
     way."""
+    mirror: float = 0.0
+    """Weight of how far the result of a mirrored source is from the mirrored result: eyes are
+    drawn alike on both sides. A third more work of the generators. Not the published way."""
     cam: float = 1000.0
     """Weight of the auxiliary classifiers' loss."""
 
@@ -104,11 +119,14 @@ class Config:
 def draw(
     pictures: LabelledPictures, config: Config, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """One item of a batch: a picture of each domain."""
-    return {
+    """One item of a batch: a picture of each domain, and what the replay pools will do."""
+    item = {
         name: pictures.jittered(domain, rng, config.image_size, config.load_size)
         for domain, name in enumerate("AB")
     }
+    for name in "AB" if config.pool else "":
+        item |= pool_draws(name, config.pool, rng)
+    return item
 
 
 def realness_loss(logits: Tensor, real: bool) -> Tensor:
@@ -207,6 +225,10 @@ class Task:
                 )
             }
         )
+        self.pools = {
+            name: ReplayPool(config.pool, config.image_size, self.device)
+            for name in ("AB" if config.pool else "")
+        }
         self._rhos = [
             parameter
             for network in self.generators.values()
@@ -240,7 +262,11 @@ class Task:
         by_domain = JUDGE in self.discriminators
         self._train_discriminators(True)
         tell = self._told_by_judge if by_domain else self._told_by_patches
-        losses = tell({"A": a, "B": b}, fakes)
+        shown = fakes | {
+            name: pool.shown(fakes[name].detach(), *drawn(name, batch))
+            for name, pool in self.pools.items()
+        }
+        losses = tell({"A": a, "B": b}, shown)
         self.optimisers.update(losses["D/total"], "discriminators")
 
         if warm:
@@ -260,6 +286,12 @@ class Task:
             if self.config.colour:
                 judged["G/colour_A"] = l1(coarse(fake_A), coarse(b))
                 judged["G/colour_B"] = l1(coarse(fake_B), coarse(a))
+            if self.config.mirror:
+                with self._autocast():
+                    other_B, _ = self._trainees["genA2B"](a.flip(3))
+                    other_A, _ = self._trainees["genB2A"](b.flip(3))
+                judged["G/mirror_A"] = l1(other_A.flip(3), fake_A)
+                judged["G/mirror_B"] = l1(other_B.flip(3), fake_B)
             judged["G/total"] = self._weighted(judged)
             self.optimisers.update(judged["G/total"], "generators")
             # Published: rho stays a mixture of the two norms.
@@ -342,6 +374,7 @@ class Task:
             "cycle": self.config.cycle,
             "identity": self.config.identity,
             "colour": self.config.colour,
+            "mirror": self.config.mirror,
             "cam": self.config.cam,
         }
         kinds = {name: name.removeprefix("G/").split("_")[0] for name in losses}
@@ -381,6 +414,7 @@ class Task:
             "step": self.step_index,
             "networks": {part: net.state_dict() for part, net in self.networks.items()},
             "optimisers": self.optimisers.state_dict(),
+            "pools": {name: pool.state_dict() for name, pool in self.pools.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -389,3 +423,5 @@ class Task:
         for part, network in self.networks.items():
             network.load_state_dict(state["networks"][part])
         self.optimisers.load_state_dict(state["optimisers"])
+        for name, pool in self.pools.items():
+            pool.load_state_dict(state["pools"][name])
