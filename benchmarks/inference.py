@@ -1,7 +1,7 @@
 """How fast a generator runs on each runtime, against plain eager float32 torch.
 
     python benchmarks/inference.py                                  # this machine's CPU
-    python benchmarks/inference.py --models ugatit-light --batches 1
+    python benchmarks/inference.py --models ugatit-light-256 --batches 1
     python benchmarks/inference.py --device cuda --batches 1,8,64   # the GPU rows
 
 Plain is the same network in contiguous memory with torch's own norms and every convolution at
@@ -39,7 +39,7 @@ from facestyle.translator import Translator
 MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "stargan-v2-256": ("stargan-v2", {}),
     "ugatit-light-256": ("ugatit", {"light": True}),
-    "shipped-64": ("", {}),
+    "shipped": ("", {}),
 }
 GEMM_SIDE = 2048  # of the matrix product that tells what the machine can do
 
@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", help="variants whose names begin so, 'plain fp32' among them")
     options = parser.parse_args()
+    if strangers := [name for name in options.models.split(",") if name not in MODELS]:
+        parser.error(f"no model {', '.join(strangers)}; known: {', '.join(MODELS)}")
     torch.set_num_threads(options.threads)
     peaks = {
         str(kind).removeprefix("torch."): gemm_peak(options.device, kind)

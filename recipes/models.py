@@ -153,6 +153,8 @@ SHAPES_ALONE: Mapping[str, Any] = {
     "judge_width": 64,
     "r1": 0.2,
 }
+# And both sides of a face alike, of a judge that does not forget.
+BOTH_SIDES: Mapping[str, Any] = {**SHAPES_ALONE, "pool": 400, "mirror": 5.0}
 
 RECIPES = {
     "female-male": Recipe(
@@ -230,9 +232,7 @@ RECIPES = {
                     **SHAPES_ALONE,
                 ),
             ),
-            # Larger batches, the rate falling to nothing. The mean with the stage before is what
-            # ships (ship.py --mean).
-            Stage(
+            Stage(  # larger batches, the rate falling to nothing
                 tables=_anime(
                     900,
                     8,
@@ -243,6 +243,21 @@ RECIPES = {
                     lr=1e-4,
                     d_lr_factor=3.0,
                     **SHAPES_ALONE,
+                ),
+            ),
+            # The mean of the averages of now and of 300 iterations before ships (ship.py --mean).
+            Stage(
+                tables=_anime(
+                    2_200,
+                    4,
+                    100,
+                    image_size=96,
+                    load_size=106,
+                    lr=1e-4,
+                    lr_fall_from=1_600,
+                    lr_fall_to=2_900,
+                    d_lr_factor=5.0,
+                    **BOTH_SIDES,
                 ),
             ),
         ),
@@ -269,8 +284,8 @@ RECIPES = {
                     image_size=128,
                     load_size=140,
                     width=32,
-                    d_lr_factor=2.0,
-                    **SHAPES_ALONE,
+                    d_lr_factor=5.0,
+                    **BOTH_SIDES,
                 ),
                 fresh=True,
             ),
