@@ -127,11 +127,13 @@ def test_a_bundle_tells_nothing_of_the_machine_that_made_it(toy: Path) -> None:
         assert trace not in content
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
     export_model(toy_model(), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == toy.read_bytes()
 
 
+@pytest.mark.slow
 def test_equal_weights_are_stored_once(tmp_path: Path) -> None:
     model = toy_model()
     toys = model.backend.modules  # type: ignore[attr-defined]
@@ -155,6 +157,7 @@ def test_weights_that_float16_holds_exactly_are_stored_so(toy: Path, tmp_path: P
     assert (tmp_path / "small.onnx").stat().st_size < toy.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
     class Fixed(Toy):
         def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -423,6 +426,7 @@ def test_no_spelling_of_a_length_hides_a_reference(length: bytes) -> None:
     assert not refers_to_files(b"\x0a\x12generator.location\x08a location")
 
 
+@pytest.mark.slow
 def test_a_domain_may_be_called_location(tmp_path: Path) -> None:
     card = replace(CARD, domains=("A", "location"))
     export_model(toy_model(card), tmp_path / "m.onnx")

@@ -614,6 +614,7 @@ def test_bf16_is_near_float32() -> None:
         assert rough[name] == pytest.approx(value, rel=0.05, abs=0.02), name
 
 
+@pytest.mark.slow
 def test_it_learns_to_make_what_it_is_told() -> None:
     """Bright where the label says so: attributes as plain as can be, a hundred steps."""
     config = replace(SMALL, g_width=8, d_width=8, g_lr=2e-3, d_lr=2e-3, constant_steps=400)

@@ -670,6 +670,7 @@ def test_pictures_of_the_other_domain_keep_the_judge_knowing_both() -> None:
     assert float(sure) > 1 > abs(float(unsure))
 
 
+@pytest.mark.slow
 def test_a_judge_of_shapes_sees_no_colours_and_a_loss_holds_them() -> None:
     """A is red and B is blue, and alike but for that: a judge of shapes can only guess."""
     config = replace(JUDGED, warmup_steps=10**6, lr=2e-3, mismatch=1.0)
