@@ -142,6 +142,7 @@ def _anime(steps: int, batch_size: int, warmup: int, falls: int = 0, **settings:
     }
 
 
+AT_96: Mapping[str, Any] = {"image_size": 96, "load_size": 106}
 # Colours are the photo's: the judge sees none, and a loss holds them. It is kept knowing drawings
 # from photos, and leads.
 SHAPES_ALONE: Mapping[str, Any] = {
@@ -196,8 +197,7 @@ RECIPES = {
                     4,
                     400,
                     700,
-                    image_size=96,
-                    load_size=106,
+                    **AT_96,
                     lr=3e-4,
                     r1=0.2,
                     cycle=4.0,
@@ -210,8 +210,7 @@ RECIPES = {
                     1_250,
                     4,
                     100,
-                    image_size=96,
-                    load_size=106,
+                    **AT_96,
                     lr=3e-4,
                     r1=0.2,
                     cycle=3.0,
@@ -224,8 +223,7 @@ RECIPES = {
                     1_850,
                     4,
                     150,
-                    image_size=96,
-                    load_size=106,
+                    **AT_96,
                     d_lr_factor=2.0,
                     lr_fall_from=1_000,
                     lr_fall_to=2_300,
@@ -238,8 +236,7 @@ RECIPES = {
                     8,
                     40,
                     700,
-                    image_size=96,
-                    load_size=106,
+                    **AT_96,
                     lr=1e-4,
                     d_lr_factor=3.0,
                     **SHAPES_ALONE,
@@ -251,8 +248,7 @@ RECIPES = {
                     2_200,
                     4,
                     100,
-                    image_size=96,
-                    load_size=106,
+                    **AT_96,
                     lr=1e-4,
                     lr_fall_from=1_600,
                     lr_fall_to=2_900,

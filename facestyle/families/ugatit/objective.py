@@ -119,7 +119,7 @@ class Config:
 def draw(
     pictures: LabelledPictures, config: Config, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """One item of a batch: a picture of each domain, and what the replay pools will do."""
+    """One item of a batch: a picture of each domain, and what replay pools, if any, will do."""
     item = {
         name: pictures.jittered(domain, rng, config.image_size, config.load_size)
         for domain, name in enumerate("AB")
