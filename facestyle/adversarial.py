@@ -27,9 +27,13 @@ class Judge(nn.Module):
     Not published. With generators held fast and 200 to 400 iterations of 8 pictures it learns to
     tell theirs from real ones where StarGAN v2's residual discriminator and U-GAT-IT's spectral
     ones still guess: it is for runs of thousands of iterations, not of hundreds of thousands.
+
+    With more than one of its ``levels`` the features of earlier ones are judged too: patches, of
+    half the side at each, beside the whole (as U-GAT-IT has local and global discriminators).
     """
 
-    def __init__(self, side: int, width: int, domains: int) -> None:
+    def __init__(self, side: int, width: int, domains: int, levels: int = 1) -> None:
+        """``levels``: at most as many as there are halvings of ``side``, down to 2 or 3 px."""
         super().__init__()
         self.main = nn.Sequential()
         wide = 3
@@ -38,12 +42,26 @@ class Judge(nn.Module):
             self.main.append(nn.LeakyReLU(SLOPE))
             wide = width * 2**level
         self.main.append(nn.Conv2d(wide, domains, 3, padding=1))
+        self.local = nn.ModuleList(
+            nn.Conv2d(wide // 2**up, domains, 3, padding=1) for up in range(1, levels)
+        )
         he_init(self, SLOPE)
 
     def forward(self, x_NCHW: Tensor, domain_N: Tensor | None = None) -> Tensor:
         """(N, 3, H, W) pictures, (N,) domain indices → (N, P) logits, one a patch; without
-        indices (N, D, P), of every domain."""
-        per_domain_NDP: Tensor = self.main(x_NCHW).flatten(2)
+        indices (N, D, P), of every domain. All levels have as many patches, a whole one's
+        repeated, and so the same weight in a mean."""
+        features = [x_NCHW]
+        for layer in self.main:
+            features.append(layer(features[-1]))
+        judged = [features[-1]]
+        for up, head in enumerate(self.local, 1):
+            judged.append(head(features[-2 - 2 * up]))  # a level is a convolution and its slope
+        finest = judged[-1].shape[2:]
+        per_domain_NDP = torch.cat(
+            [F.interpolate(x, finest).flatten(2) for x in judged[:-1]] + [judged[-1].flatten(2)],
+            dim=2,
+        )
         return per_domain_NDP if domain_N is None else of_domain(per_domain_NDP, domain_N)
 
 

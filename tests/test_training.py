@@ -138,6 +138,26 @@ def test_a_judge_hears_every_size_and_answers_by_domain(side: int) -> None:
     assert float((alone[0] - alone[0].mean(dim=0)).std()) > 0.1, "the picture is not heard"
 
 
+@pytest.mark.parametrize("side", [32, 96])
+def test_a_judge_may_judge_patches_beside_the_whole(side: int) -> None:
+    torch.manual_seed(0)
+    judge, x = Judge(side, 8, domains=2, levels=3), torch.randn(1, 3, side, side)
+    elsewhere = x.clone()
+    elsewhere[..., : side // 8, : side // 8] *= -1
+    with torch.inference_mode():
+        levels_LDP = judge(x).unflatten(2, (3, -1)).transpose(1, 2)[0]
+        moved_LDP = judge(elsewhere).unflatten(2, (3, -1)).transpose(1, 2)[0]
+        whole_DP = judge.main(x).flatten(2)[0]
+    finest = round(levels_LDP.shape[2] ** 0.5)
+    assert finest == 4 * round(whole_DP.shape[1] ** 0.5), "each level doubles the patches"
+    assert torch.allclose(levels_LDP[0].mean(dim=1), whole_DP.mean(dim=1), atol=1e-6)
+    changed_LHW = ((moved_LDP - levels_LDP).abs() > 0).any(dim=1).unflatten(1, (finest, finest))
+    assert changed_LHW[0].all(), "the whole hears every pixel"
+    assert changed_LHW[2, 0, 0]
+    assert not changed_LHW[2, :, finest // 2 :].any(), "a patch hears its own place alone"
+    assert not changed_LHW[2, finest // 2 :].any()
+
+
 def test_realness_loss_is_cross_entropy_with_logits() -> None:
     logits = torch.randn(7)
     for real in (True, False):

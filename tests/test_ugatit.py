@@ -898,6 +898,11 @@ def test_presets_are_usable(preset: str) -> None:
         ({"recolour": True}, "recolour is on, and these discriminators see pictures as they are"),
         ({"pool": -1}, "pool is -1, expected 0 or more"),
         ({"mirror": -1.0}, "mirror is -1.0, expected 0 or more"),
+        ({"judge_levels": 2}, "judge_levels is 2, and these discriminators see one size of patches"),
+        (
+            {"judge": "domains", "judge_levels": 5},
+            "judge_levels is 5, expected 1 to 4 at 32 px",
+        ),
         ({"colour": -1.0}, "colour is -1.0, expected 0 or more"),
         ({"judge": "domains", "mismatch": -1.0}, "mismatch is -1.0, expected 0 or more"),
         ({"mismatch": 1.0}, "mismatch is 1.0, and these discriminators know one domain each"),

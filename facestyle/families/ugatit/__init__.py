@@ -171,6 +171,11 @@ class UGATIT:
                 raise UsageError(
                     f"{name} is {getattr(config, name)}, expected 3 to {most} at {side} px"
                 )
+        most = side.bit_length() - 2
+        if config.judge == "domains" and not 1 <= config.judge_levels <= most:
+            raise UsageError(
+                f"judge_levels is {config.judge_levels}, expected 1 to {most} at {side} px"
+            )
         if config.judge not in ("patches", "domains"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: patches, domains")
         if config.mismatch and config.judge == "patches":
@@ -182,6 +187,12 @@ class UGATIT:
             raise UsageError(
                 "recolour is on, and these discriminators see pictures as they are",
                 'judge = "domains", or recolour = false',
+            )
+        if config.judge_levels != 1 and config.judge == "patches":
+            raise UsageError(
+                f"judge_levels is {config.judge_levels}, and these discriminators see one size "
+                "of patches each",
+                'judge = "domains", or judge_levels = 1',
             )
         for name in (
             "r1",

@@ -69,6 +69,9 @@ class Config:
     learns several times as fast, for few iterations."""
     judge_width: int = 32
     """Channels of that one's first convolution."""
+    judge_levels: int = 1
+    """Of its layers, from the last one back, whose features are judged: 1 is the whole picture,
+    each more is patches of half the side beside it."""
     r1: float = 0.1
     """Weight of its R1 penalty. What is right grows with the pixels and falls with the batch
     (StyleGAN2: 0.0002 pixels / batch)."""
@@ -167,7 +170,7 @@ def _judges(config: Config) -> dict[str, nn.Module]:
     if config.judge == "patches":
         layers = {"G": config.global_layers, "L": config.local_layers}
         return {part: Discriminator(config.width, layers[part[3]]) for part in DISCRIMINATORS}
-    return {JUDGE: Judge(config.image_size, config.judge_width, domains=2)}
+    return {JUDGE: Judge(config.image_size, config.judge_width, 2, config.judge_levels)}
 
 
 def _both(pictures: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
