@@ -425,6 +425,8 @@ class Journey:
     here: Seen
     there: Seen
     back: Seen
+    mirrored_NHWC: np.ndarray
+    """The other kind of the mirrored pictures, mirrored again: what a model is to make alike."""
 
     @property
     def cosines_N(self) -> np.ndarray:
@@ -470,8 +472,9 @@ def of_fixed(bench: Bench) -> Report:
         goal, here_NHWC = KINDS[start == KINDS[0]], np.stack(list(squares))
         there_NHWC = translated(here_NHWC, goal)
         back_NHWC = translated(there_NHWC, start)
+        mirrored_NHWC = translated(here_NHWC[:, :, ::-1], goal)[:, :, ::-1]
         here, there, back = seen(here_NHWC), seen(there_NHWC), seen(back_NHWC)
-        return Journey(goal=goal, here=here, there=there, back=back)
+        return Journey(goal=goal, here=here, there=there, back=back, mirrored_NHWC=mirrored_NHWC)
 
     aligned = [aligned_faces(p.pixels_HWC, model, detector=KnownFace(p.face))[0] for p in people]
     journeys = {"photos": journey(KINDS[0], (one.crop_HWC for one in aligned))}
@@ -518,6 +521,13 @@ def of_fixed(bench: Bench) -> Report:
             }
             for name, j in journeys.items()
         },
+        "mirrored": {
+            way: {
+                "count": len(j.here.p_N),
+                "pixels": measures.apart(j.there.squares_NHWC, j.mirrored_NHWC),
+            }
+            for way, j in ways.items()
+        },
         "pasted": {
             f"photos to {kind}": {"count": len(results), **of_pasted(results)}
             for kind, results in pasted.items()
@@ -548,6 +558,8 @@ def kind_card(scores: Mapping[str, Groups]) -> Scores:
     card |= {
         f"portrait to anime and back: {k}": round(cycle[k], 2) for k in ("identity", "strangers")
     }
+    mirrored = scores["mirrored"]["held-out portrait to anime"]["pixels"]
+    card |= {"portrait to anime, mirrored: pixels": round(mirrored, 2)}
     card |= {"portrait to anime: seam": round(scores["pasted"]["photos to anime"]["seam"], 2)}
     return card
 

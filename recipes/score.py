@@ -39,6 +39,8 @@ kid        KID on MobileFaceNet features between results and held-out pictures o
 domain     share in which a classifier sees the other kind; trained on the archives without the
            held-out pictures. Telling photo from drawing is easy: a necessary thing, not much
 cycle      there and back again: identity, and the mean difference of pixels (0 to 255)
+mirrored   mean difference between the mirrored picture's result and the result, mirrored (0 to
+           255): whether both sides of a face are drawn alike
 
 What is not measured: realism (look at the sheets). Read the numbers together: a model that does
 nothing has identity 1 and seam 1, and fails at domain. The embedding also tells women from men
