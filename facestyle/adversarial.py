@@ -21,8 +21,8 @@ R1_EVERY = 8  # iterations between two R1 penalties, each as heavy as all (Style
 
 
 class Judge(nn.Module):
-    """Picture and domain → realness of its quarters, a branch a domain: StarGAN's trunk, and He's
-    initialisation (with torch's own a signal is a hundredth after five layers).
+    """Picture and domain → realness of its quarters, a branch a domain: StarGAN's trunk, He's
+    initialisation (with torch's own a signal is a hundredth after five layers) and no norm.
 
     Not published. With generators held fast and 200 to 400 iterations of 8 pictures it learns to
     tell theirs from real ones where StarGAN v2's residual discriminator and U-GAT-IT's spectral
@@ -32,25 +32,15 @@ class Judge(nn.Module):
     half the side at each, beside the whole (as U-GAT-IT has local and global discriminators).
     """
 
-    def __init__(
-        self, side: int, width: int, domains: int, levels: int = 1, norm: bool = False
-    ) -> None:
-        """
-        Args:
-            levels: at most as many as there are halvings of ``side``, down to 2 or 3 px.
-            norm: instance norm after all convolutions but the first, the last, and that of so
-                few pixels that little would be left. It learns shapes in a fraction of the
-                iterations, and hears next to nothing of how light or colourful a whole picture is.
-        """
+    def __init__(self, side: int, width: int, domains: int, levels: int = 1) -> None:
+        """``levels``: at most as many as there are halvings of ``side``, down to 2 or 3 px."""
         super().__init__()
         self.main = nn.Sequential()
-        wide, halvings = 3, side.bit_length() - 2  # down to 2 px, or 3
-        for level in range(halvings):
+        wide = 3
+        for level in range(side.bit_length() - 2):  # down to 2 px, or 3
             self.main.append(nn.Conv2d(wide, width * 2**level, 4, 2, 1))
-            wide = width * 2**level
-            if norm and 0 < level < halvings - 1:
-                self.main.append(nn.InstanceNorm2d(wide, affine=True))
             self.main.append(nn.LeakyReLU(SLOPE))
+            wide = width * 2**level
         self.main.append(nn.Conv2d(wide, domains, 3, padding=1))
         self.local = nn.ModuleList(
             nn.Conv2d(wide // 2**up, domains, 3, padding=1) for up in range(1, levels)

@@ -10,13 +10,15 @@ seeds for each iteration.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SHIFT = 1 / 8  # of the side, at most
 BRIGHTNESS, SATURATION = 0.2, 0.4  # of ``moved``, at most
-GREY = 1e-4  # squared distance from grey that counts as none in ``hueless``
+LIGHTER, RICHER = 0.3, 0.5  # of ``recoloured``, at most
 
 
 def diff_augment(x_NCHW: Tensor) -> Tensor:
@@ -73,10 +75,19 @@ def moved(x_NCHW: Tensor) -> Tensor:
     )
 
 
-def hueless(x_NCHW: Tensor) -> Tensor:
-    """Of each picture how light every place is (first channel) and how far from grey (the other
-    two); the same shape. For a discriminator that is to judge shapes and shades, and no hue."""
-    light_N1HW = x_NCHW.mean(dim=1, keepdim=True)
-    # The root of nothing has no gradient.
-    vivid_N1HW = ((x_NCHW - light_N1HW).square().sum(dim=1, keepdim=True) + GREY).sqrt()
-    return torch.cat([light_N1HW, vivid_N1HW, vivid_N1HW], dim=1)
+def recoloured(x_NCHW: Tensor) -> Tensor:
+    """Each picture with every hue turned by one angle, anywhere on the circle, brighter or darker
+    and paler or richer; the same shape. For a discriminator that is to judge shapes alone."""
+
+    def drawn() -> Tensor:
+        return torch.rand(len(x_NCHW), 1, 1, device=x_NCHW.device, dtype=x_NCHW.dtype)
+
+    angle_N11 = 2 * math.pi * drawn()
+    # About the axis of greys (Rodrigues): all that is not grey turns, by a saturation more or less.
+    grey_33 = torch.full((3, 3), 1 / 3, device=x_NCHW.device, dtype=x_NCHW.dtype)
+    one_33 = torch.eye(3, device=x_NCHW.device, dtype=x_NCHW.dtype)
+    across_33 = (one_33.roll(1, 0) - one_33.roll(-1, 0)) / math.sqrt(3)
+    turned_N33 = torch.cos(angle_N11) * (one_33 - grey_33) + torch.sin(angle_N11) * across_33
+    colours_N33 = grey_33 + (1 + RICHER * (2 * drawn() - 1)) * turned_N33
+    lighter_N111 = LIGHTER * (2 * drawn() - 1)[..., None]
+    return torch.einsum("nij,njhw->nihw", colours_N33, x_NCHW) + lighter_N111

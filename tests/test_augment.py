@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from facestyle.augment import (
     BRIGHTNESS,
+    LIGHTER,
+    RICHER,
     SHIFT,
     diff_augment,
-    hueless,
     moved,
+    recoloured,
     shifted,
 )
 
@@ -71,16 +75,22 @@ def test_moved_pictures_draw_their_border_out_and_keep_their_colour_nearly() -> 
     assert min(rows | columns) >= 8 - 16 * SHIFT
 
 
-def test_hueless_pictures_keep_light_and_distance_from_grey_alone() -> None:
-    red, blue, grey = (0.6, 0.0, 0.0), (0.0, 0.0, 0.6), (0.2, 0.2, 0.2)
-    x = torch.tensor([red, blue, grey]).T[None, :, :, None].requires_grad_()
-    seen = hueless(x)
-    assert seen.shape == x.shape
-    assert torch.allclose(seen[0, 0], torch.tensor(0.2))  # all three are as light
-    assert torch.equal(seen[0, :, 0], seen[0, :, 1])
-    vivid = (0.4**2 + 2 * 0.2**2) ** 0.5
-    assert torch.allclose(seen[0, 1, :, 0], torch.tensor([vivid, vivid, 0.0]), atol=0.011)
-    assert torch.equal(seen[0, 1], seen[0, 2])
-    seen.sum().backward()
-    assert x.grad is not None
-    assert bool(x.grad.isfinite().all())
+def test_recoloured_pictures_keep_their_shapes_and_no_hue() -> None:
+    red, grey = torch.tensor([0.6, 0.0, 0.0]), torch.full((3,), 0.2)
+    x = torch.stack([red, grey], dim=1)[None, :, :, None].expand(400, 3, 2, 1)
+    torch.manual_seed(0)
+    changed = recoloured(x)[..., 0]
+    was, now = x[..., 0].mean(dim=1), changed.mean(dim=1)
+    lighter = (now - was)[:, 1]
+    # Light and dark move together, at most so far; what was grey is grey.
+    assert torch.allclose(now - was, lighter[:, None].expand(-1, 2), atol=1e-6)
+    assert 0.9 * LIGHTER < float(lighter.abs().max()) <= LIGHTER + 1e-6
+    assert torch.allclose(changed[..., 1], now[:, 1:].expand(-1, 3), atol=1e-6)
+    # Colours are as far from grey as before, give or take their share, and of every hue.
+    colour = changed[..., 0] - now[:, :1]
+    richness = colour.norm(dim=1) / (red - red.mean()).norm()
+    assert 1 - RICHER - 1e-5 <= float(richness.min()) < float(richness.max()) <= 1 + RICHER + 1e-5
+    hue = torch.atan2(
+        math.sqrt(3) * (colour[:, 1] - colour[:, 2]), 2 * colour[:, 0] - colour[:, 1] - colour[:, 2]
+    )
+    assert torch.histc(hue, 8, -math.pi, math.pi).min() > 20

@@ -123,11 +123,10 @@ def test_r1_of_patches_is_that_of_their_mean() -> None:
     assert torch.isclose(penalty, 0.5 * weight_P3HW.mean(dim=0).square().sum())
 
 
-@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("side", [32, 48, 64, 100])
-def test_a_judge_hears_every_size_and_answers_by_domain(side: int, norm: bool) -> None:
+def test_a_judge_hears_every_size_and_answers_by_domain(side: int) -> None:
     torch.manual_seed(0)
-    judge, x = Judge(side, 8, domains=3, norm=norm), torch.randn(4, 3, side, side)
+    judge, x = Judge(side, 8, domains=3), torch.randn(4, 3, side, side)
     with torch.inference_mode():
         alone = [judge(x, torch.full((4,), domain)) for domain in range(3)]
         mixed = judge(x, torch.tensor([0, 1, 2, 1]))
@@ -137,19 +136,6 @@ def test_a_judge_hears_every_size_and_answers_by_domain(side: int, norm: bool) -
     for place, domain in enumerate((0, 1, 2, 1)):
         assert torch.equal(mixed[place], alone[domain][place])
     assert float((alone[0] - alone[0].mean(dim=0)).std()) > 0.1, "the picture is not heard"
-
-
-def test_a_judge_with_norm_hears_shapes_and_not_how_strong_they_are() -> None:
-    x = torch.randn(2, 3, 64, 64)
-
-    def louder(norm: bool) -> float:
-        torch.manual_seed(0)
-        judge = Judge(64, 8, domains=2, norm=norm)
-        with torch.inference_mode():
-            return float((judge(2 * x) / judge(x)).median())
-
-    assert louder(norm=False) == pytest.approx(2)
-    assert louder(norm=True) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("side", [32, 96])

@@ -674,7 +674,7 @@ def test_pictures_of_the_other_domain_keep_the_judge_knowing_both() -> None:
 def test_a_judge_of_shapes_sees_no_colours_and_a_loss_holds_them() -> None:
     """A is red and B is blue, and alike but for that: a judge of shapes can only guess."""
     config = replace(JUDGED, warmup_steps=10**6, lr=2e-3, mismatch=1.0)
-    sees, shapes = fresh(config), fresh(replace(config, hueless=True))
+    sees, shapes = fresh(config), fresh(replace(config, recolour=True))
     noise = torch.Generator().manual_seed(0)
 
     def pictures(hue: int) -> Tensor:
@@ -895,14 +895,10 @@ def test_presets_are_usable(preset: str) -> None:
         ({"cam": -1.0}, "cam is -1"),
         ({"lr_fall_to": 10}, "lr_fall_to is 10, expected 500000 or more"),
         ({"d_lr_factor": 0.0}, "d_lr_factor is 0.0, expected more than 0"),
-        ({"hueless": True}, "hueless is true, and these discriminators see pictures as they are"),
-        ({"judge_norm": True}, "judge_norm is true, and these discriminators have spectral norm"),
+        ({"recolour": True}, "recolour is on, and these discriminators see pictures as they are"),
         ({"pool": -1}, "pool is -1, expected 0 or more"),
         ({"mirror": -1.0}, "mirror is -1.0, expected 0 or more"),
-        (
-            {"judge_levels": 2},
-            "judge_levels is 2, and these discriminators see one size of patches",
-        ),
+        ({"judge_levels": 2}, "judge_levels is 2, and these discriminators see one size"),
         (
             {"judge": "domains", "judge_levels": 5},
             "judge_levels is 5, expected 1 to 4 at 32 px",

@@ -183,17 +183,17 @@ class UGATIT:
                 f"mismatch is {config.mismatch}, and these discriminators know one domain each",
                 'judge = "domains", or mismatch = 0',
             )
-        for name, plain, why in (
-            ("hueless", False, "see pictures as they are"),
-            ("judge_levels", 1, "see one size of patches each"),
-            ("judge_norm", False, "have spectral norm"),
-        ):
-            value = getattr(config, name)
-            if config.judge == "patches" and value != plain:
-                raise UsageError(
-                    f"{name} is {str(value).lower()}, and these discriminators {why}",
-                    f'judge = "domains", or {name} = {str(plain).lower()}',
-                )
+        if config.recolour and config.judge == "patches":
+            raise UsageError(
+                "recolour is on, and these discriminators see pictures as they are",
+                'judge = "domains", or recolour = false',
+            )
+        if config.judge_levels != 1 and config.judge == "patches":
+            raise UsageError(
+                f"judge_levels is {config.judge_levels}, and these discriminators see one size "
+                "of patches each",
+                'judge = "domains", or judge_levels = 1',
+            )
         for name in (
             "r1",
             "mismatch",

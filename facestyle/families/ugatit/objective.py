@@ -29,7 +29,7 @@ from facestyle.adversarial import (
     pool_draws,
     r1_penalty,
 )
-from facestyle.augment import hueless
+from facestyle.augment import recoloured
 from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
 from facestyle.updates import Optimisers
 
@@ -72,18 +72,15 @@ class Config:
     judge_levels: int = 1
     """Of its layers, from the last one back, whose features are judged: 1 is the whole picture,
     each more is patches of half the side beside it."""
-    judge_norm: bool = False
-    """Instance norm between its layers: it learns shapes in a fraction of the iterations, and
-    hears next to nothing of how light or colourful a whole picture is."""
     r1: float = 0.1
     """Weight of its R1 penalty. What is right grows with the pixels and falls with the batch
     (StyleGAN2: 0.0002 pixels / batch)."""
     mismatch: float = 0.0
     """Weight of real pictures of the one domain as fakes of the other, in that one's loss: it
     keeps knowing the domains while it chases fakes (GAN-CLS, Reed et al., ICML 2016)."""
-    hueless: bool = False
-    """Whether it sees of every picture, real or made, how light and how far from grey each place
-    is, and no hue: colours are left to the generators' other losses."""
+    recolour: bool = False
+    """Whether it sees every picture, real or made, with its hues turned about and lighter or
+    darker: it judges shapes, and colours are left to the generators' other losses."""
     pool: int = 0
     """Earlier results of each generator that the discriminators may be shown again, as CycleGAN's
     are: what they have learned to tell, they go on telling. 0 is none, the published way."""
@@ -173,8 +170,7 @@ def _judges(config: Config) -> dict[str, nn.Module]:
     if config.judge == "patches":
         layers = {"G": config.global_layers, "L": config.local_layers}
         return {part: Discriminator(config.width, layers[part[3]]) for part in DISCRIMINATORS}
-    levels, norm = config.judge_levels, config.judge_norm
-    return {JUDGE: Judge(config.image_size, config.judge_width, 2, levels, norm)}
+    return {JUDGE: Judge(config.image_size, config.judge_width, 2, config.judge_levels)}
 
 
 def _both(pictures: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -348,7 +344,7 @@ class Task:
 
     def _seen(self, x_NCHW: Tensor) -> Tensor:
         """What the judge is shown of a picture."""
-        return hueless(x_NCHW) if self.config.hueless else x_NCHW
+        return recoloured(x_NCHW) if self.config.recolour else x_NCHW
 
     def _told_by_patches(self, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> Losses:
         """All real pictures first: each pass refines the spectral norms for the next."""
