@@ -121,11 +121,18 @@ def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
     }
 
 
-def _anime(steps: int, batch_size: int, warmup: int, falls: int = 0, **settings: Any) -> Tables:
+def _anime(
+    steps: int,
+    batch_size: int,
+    warmup: int,
+    falls: int = 0,
+    ema: float = 0.995,
+    **settings: Any,
+) -> Tables:
     """Tables of a stage of portrait-anime; in the first ``warmup`` steps the judge learns alone,
     over the last ``falls`` the rate falls."""
     return {
-        "run": {"steps": steps, "batch_size": batch_size, "ema": 0.995},
+        "run": {"steps": steps, "batch_size": batch_size, "ema": ema},
         "ugatit": {
             "width": 24,
             "blocks": 3,
@@ -242,8 +249,7 @@ RECIPES = {
                     **SHAPES_ALONE,
                 ),
             ),
-            # The mean of the averages of now and of 300 iterations before ships (ship.py --mean).
-            Stage(
+            Stage(  # what ships went on from the mean of its averages at 1,200 and 1,500
                 tables=_anime(
                     2_200,
                     4,
@@ -255,6 +261,22 @@ RECIPES = {
                     d_lr_factor=5.0,
                     **BOTH_SIDES,
                 ),
+            ),
+            # A judge of patches beside the whole. The mean with the stage before ships
+            # (ship.py --mean).
+            Stage(
+                tables=_anime(
+                    3_000,
+                    4,
+                    400,
+                    ema=0.998,
+                    **AT_96,
+                    lr=1e-4,
+                    d_lr_factor=5.0,
+                    judge_levels=3,
+                    **BOTH_SIDES,
+                ),
+                fresh=True,
             ),
         ),
         gpu=(
@@ -281,6 +303,7 @@ RECIPES = {
                     load_size=140,
                     width=32,
                     d_lr_factor=5.0,
+                    judge_levels=3,
                     **BOTH_SIDES,
                 ),
                 fresh=True,
