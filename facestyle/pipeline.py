@@ -73,9 +73,9 @@ def restyle(
 
 def usual_detail(template: str, pasted: str) -> float:
     """``DETAIL`` for faces. Of a model that changes hair too, all of the change: a new colour is
-    no edge of the photo's. A ready crop may be a drawing that becomes a face: nothing of the
-    drawing is to stay."""
-    if template == "none":
+    no edge of the photo's. Nothing between photo and drawing: the photo's lids and pores are no
+    lines of a drawing's, nor a drawing's lines a face's, and a ready crop may be either."""
+    if template in ("none", "anime"):
         return 0.0
     return DETAIL if pasted == "face" else 0.5
 

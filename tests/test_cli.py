@@ -382,7 +382,7 @@ def test_detail_and_tone_are_the_pipelines_own_unless_given(here: Path, tiny_mod
     from facestyle.faces.align import DETAIL
 
     told = " ".join(facestyle("translate", "-h").stdout.split())
-    assert f"(default: {DETAIL}; 0.5 for changes of hair)" in told
+    assert f"(default: {DETAIL}; 0.5 for changes of hair; 0 for drawings)" in told
     common = ("translate", "a.jpg", "-d", "male", "-m", tiny_model)
     for name, options in (
         ("1.png", []),

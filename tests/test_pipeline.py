@@ -126,7 +126,8 @@ def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
 
 def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     assert usual_detail("celeba", "face") == DETAIL > usual_detail("celeba", "crop") > 0
-    assert usual_detail("none", "face") == usual_detail("none", "crop") == 0
+    for drawing in ("none", "anime"):
+        assert usual_detail(drawing, "face") == usual_detail(drawing, "crop") == 0
     model = fake_model()
     drawn, read = model.sample_style("bright"), Style(domain="bright", origin="reference")
     assert usual_tone("celeba", "face", drawn) == 1

@@ -46,7 +46,8 @@ Detail = Annotated[
         "--detail",
         min=0,
         max=1,
-        help="How much of the photo's fine detail stays (default: 0.65; 0.5 for changes of hair).",
+        help="How much of the photo's fine detail stays (default: 0.65; 0.5 for changes of hair; "
+        "0 for drawings).",
     ),
 ]
 Tone = Annotated[
