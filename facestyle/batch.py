@@ -169,7 +169,10 @@ def translate_together(
         try:
             results.append(
                 restyled(
-                    aligned, images_NCHW[own], flow_NHW2[own] if flow_NHW2 is not None else None
+                    aligned,
+                    images_NCHW[own],
+                    flow_NHW2[own] if flow_NHW2 is not None else None,
+                    drawing=style.domain in model.card.drawings,
                 )
             )
         except FacestyleError as error:  # not finite: the others may be

@@ -47,6 +47,9 @@ class ModelCard:
     pasted: str = "face"
     """What of an aligned crop goes back into the photo: the ``face``, or all of the ``crop`` for
     models that change hair too (``faces.align.MASKS``)."""
+    drawings: tuple[str, ...] = ()
+    """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
+    nothing of the photo's fine detail in it."""
     name: str = ""
     """Short name for people."""
     licence: str = "unknown"
@@ -118,6 +121,8 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError("the model card has no usable domain names")
     if len(set(card.domains)) < len(card.domains):
         raise CheckpointError("the model card names a domain twice")
+    if strangers := set(card.drawings) - set(card.domains):
+        raise CheckpointError(f"the model card draws '{min(strangers)}', which is no domain")
     if card.pasted not in PASTED:
         raise CheckpointError(f"the model card's pasted is not among {', '.join(PASTED)}")
     if not card.styles or not set(card.styles) <= STYLES:

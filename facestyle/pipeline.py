@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facestyle.card import ModelCard
 from facestyle.faces import Detector, Face, choose_faces, find_faces
 from facestyle.faces.align import DETAIL, AlignedFace, align, overlay, paste, reshape, whole
 from facestyle.images import from_model, to_model
@@ -27,6 +28,8 @@ class Restyled:
     """uint8, its crop in the style."""
     flow_HW2: np.ndarray | None = None
     """What of its shape moved, see ``align.reshape``."""
+    drawing: bool = False
+    """Whether the style's domain is a drawing's."""
 
 
 def restyle(
@@ -65,19 +68,19 @@ def restyle(
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
     faces = translate_crops(aligned, model, style)
     if detail is None:
-        detail = usual_detail(model.card.alignment, model.card.pasted)
+        detail = usual_detail(model.card, model.card.alignment)
     if tone is None:
         tone = usual_tone(model.card.alignment, model.card.pasted, style)
     return paste_all(picture_HWC, faces, detail=detail, tone=tone)
 
 
-def usual_detail(template: str, pasted: str) -> float:
+def usual_detail(card: ModelCard, template: str) -> float:
     """``DETAIL`` for faces. Of a model that changes hair too, all of the change: a new colour is
     no edge of the photo's. Nothing between photo and drawing: the photo's lids and pores are no
     lines of a drawing's, nor a drawing's lines a face's, and a ready crop may be either."""
-    if template in ("none", "anime"):
+    if template == "none" or card.drawings:
         return 0.0
-    return DETAIL if pasted == "face" else 0.5
+    return DETAIL if card.pasted == "face" else 0.5
 
 
 def usual_tone(template: str, pasted: str, style: Style) -> float:
@@ -116,16 +119,25 @@ def translate_crops(
 ) -> list[Restyled]:
     """The crops in the style."""
     crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
-    return restyled(aligned, model.translate(crops_NCHW, style), model.flow(crops_NCHW, style))
+    return restyled(
+        aligned,
+        model.translate(crops_NCHW, style),
+        model.flow(crops_NCHW, style),
+        drawing=style.domain in model.card.drawings,
+    )
 
 
 def restyled(
-    aligned: Sequence[AlignedFace], images_NCHW: np.ndarray, flow_NHW2: np.ndarray | None
+    aligned: Sequence[AlignedFace],
+    images_NCHW: np.ndarray,
+    flow_NHW2: np.ndarray | None,
+    *,
+    drawing: bool,
 ) -> list[Restyled]:
     """Each face with what a model made of it."""
     flows = flow_NHW2 if flow_NHW2 is not None else [None] * len(aligned)
     return [
-        Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2)
+        Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2, drawing=drawing)
         for one, result_HWC, flow_HW2 in zip(aligned, from_model(images_NCHW), flows, strict=True)
     ]
 
@@ -142,7 +154,9 @@ def paste_all(
         aligned = face.aligned
         if face.flow_HW2 is not None:
             picture_HWC, aligned = reshape(picture_HWC, aligned, face.flow_HW2)
-        picture_HWC = paste(picture_HWC, aligned, face.result_HWC, detail=detail, tone=tone)
+        picture_HWC = paste(
+            picture_HWC, aligned, face.result_HWC, detail=detail, tone=tone, drawing=face.drawing
+        )
     return picture_HWC
 
 

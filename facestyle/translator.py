@@ -575,4 +575,5 @@ def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
         domains=tuple(domains),
         attribute_sets=renamed(card.attribute_sets),
         exclusive=renamed(card.exclusive),
+        drawings=renamed(card.drawings),
     )

@@ -85,6 +85,10 @@ class Recipe:
     """Of what is learned."""
     alignment: str = "celeba-square"
     """Of the pictures, see ``facestyle.faces.align``."""
+    pasted: str = ""
+    """What of a crop goes back into a photo, where not what suits the family."""
+    drawings: str = ""
+    """Domains that are."""
     cpu: Sequence[Stage]
     gpu: Sequence[Stage]
 
@@ -185,6 +189,8 @@ RECIPES = {
         about=WITH_ANIME,
         domains="portrait,anime",
         alignment="anime",
+        pasted="face",  # the photo's own hair and background are better than what is drawn of them
+        drawings="anime",
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
             Stage(tables=_anime(3_000, 8, 400, image_size=32, load_size=36, r1=0.05)),
@@ -571,6 +577,8 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "licence": recipe.licence,
         "about": recipe.about,
         "alignment": recipe.alignment,
+        "pasted": recipe.pasted,
+        "drawings": recipe.drawings,
         **stage.tables["run"],
         "steps": steps,
         "domains": recipe.domains,

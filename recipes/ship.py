@@ -12,8 +12,6 @@ writes the scores on the card, exports the ONNX twin, and prints both files' ent
 nothing worth showing: a face is taken to lack them. ``--strength`` makes a painter's changes larger
 than it learned to make them: in training a change has a cost, which keeps it where it belongs and
 smaller than what was asked for. ``--mean`` takes the mean with the model of the stage before.
-``--pasted face`` leaves the photo its own hair and background where a model draws them worse than
-they are.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from facestyle.card import PASTED
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.export import export_model
 from facestyle.painter import is_painter
@@ -91,7 +88,6 @@ def main() -> None:
     parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
     parser.add_argument("--strength", type=float, help="of a painter's changes")
     parser.add_argument("--mean", type=Path, help="another state of it, to take the mean with")
-    parser.add_argument("--pasted", choices=PASTED, help="what of the crop goes back to the photo")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
@@ -123,15 +119,12 @@ def main() -> None:
         "without": options.without,
         "strength": options.strength,
         "mean": options.mean and "/".join(options.mean.parts[-2:]),  # the run's folder says which
-        "pasted": options.pasted,
     }
     changed = [f"--{name} {value}" for name, value in given.items() if value]
     if changed:
         card = replace(card, command=f"{card.command}; recipes/ship.py {' '.join(changed)}")
     if options.about:
         card = replace(card, about=options.about)
-    if options.pasted:
-        card = replace(card, pasted=options.pasted)
     if options.scores:
         measured = json.loads(options.scores.read_text(encoding="utf-8"))
         found = hashlib.sha256(options.model.read_bytes()).hexdigest()

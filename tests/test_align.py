@@ -15,6 +15,7 @@ from facestyle.faces.align import (
     TEMPLATES,
     align,
     crop_mask,
+    firm_lines,
     paste,
     paste_mask,
     reshape,
@@ -194,6 +195,54 @@ def test_the_enlarged_change_ends_at_the_photos_edge() -> None:
         return float(np.abs(row[322:340] - 200).mean())
 
     assert smear(1.0) < 0.5 * smear(0.0)
+
+
+def soft_disc(side: int, width: float) -> np.ndarray:
+    """A dark disc on white, floats, its edge ``width`` px wide."""
+    y, x = np.mgrid[:side, :side] + 0.5
+    radius = np.hypot(x - side / 2, y - side / 2)
+    grey = np.clip((radius - side / 4) / width + 0.5, 0.1, 1)
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_an_enlarged_drawing_has_firm_lines_where_they_were(times: int) -> None:
+    drawing = soft_disc(SIDE, 4)
+    firm = firm_lines(drawing, times)[..., 0]
+    soft = cv2.resize(drawing, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)[..., 0]
+    assert firm.shape == soft.shape
+
+    def between(grey: np.ndarray) -> int:
+        return int(((grey > 0.3) & (grey < 0.8)).sum())
+
+    assert between(firm) < 0.4 * between(soft)
+    # The disc is as large and lies where it did, all around: edges did not wander.
+    dark, was_dark = firm < 0.55, soft < 0.55
+    assert (dark != was_dark).sum() < 0.02 * was_dark.sum()
+    # Flat areas stay flat, and nothing is brighter or darker than it was.
+    y, x = np.mgrid[: len(soft), : len(soft)] + 0.5 - len(soft) / 2
+    far = np.abs(np.hypot(x, y) - len(soft) / 4) > 6 * times
+    assert np.abs(firm - soft)[far].max() < 1e-4
+    assert soft.min() - 1e-3 <= firm.min() <= firm.max() <= soft.max() + 1e-3
+
+
+def test_a_drawing_is_pasted_with_firm_lines_and_only_where_it_is_enlarged() -> None:
+    picture = noise_picture(600, 600)
+    result = np.rint(soft_disc(SIDE, 4) * 255).astype(np.uint8)
+
+    def pasted(scale: float, *, drawing: bool) -> np.ndarray:
+        aligned = align(picture, landmarks(scale, 0.3, (300, 300)), "ffhq-512", SIDE)
+        output = paste(picture, aligned, result, detail=0, drawing=drawing)
+        outside = paste_mask(aligned, 600, 600) == 0
+        assert np.array_equal(output[outside], picture[outside])
+        return output
+
+    def steepest(image: np.ndarray) -> float:
+        return float(np.abs(np.diff(image[300, 200:400, 0].astype(int))).max())
+
+    assert steepest(pasted(256, drawing=True)) > 2 * steepest(pasted(256, drawing=False))
+    for scale in (SIDE, SIDE / 2):  # px of the photo: the crop is as large as the face, or larger
+        assert np.array_equal(pasted(scale, drawing=True), pasted(scale, drawing=False))
 
 
 def test_a_ready_crop_of_the_models_size_comes_back_as_the_models_own_result() -> None:

@@ -233,7 +233,9 @@ def test_drawn_noise_stays_within_one_picture(monkeypatch: pytest.MonkeyPatch) -
             sizes.append((role, len(arrays[0])))
             return arrays[0]
 
-    card = ModelCard(family="pix2pix", image_size=8, domains=("a", "b"), styles=("dropout",))
+    card = ModelCard(
+        family="pix2pix", image_size=8, domains=("a", "b"), styles=("dropout",), drawings=("b",)
+    )
     model = Translator(card, Noisy())
     crops = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
     faces = [AlignedFace(crop_HWC=crop, to_crop_23=np.eye(2, 3)) for crop in crops]
@@ -246,6 +248,7 @@ def test_drawn_noise_stays_within_one_picture(monkeypatch: pytest.MonkeyPatch) -
         made = [face for one in results for face in one]  # type: ignore[union-attr]
         assert np.array_equal([face.result_HWC for face in made], crops)
         assert [face.aligned for face in made] == faces
+        assert all(face.drawing for face in made)
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback(

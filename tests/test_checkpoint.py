@@ -581,7 +581,10 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_card_comes_back() -> None:
-    full = replace(CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9)
+    full = replace(
+        CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
+        pasted="crop", drawings=CARD.domains[:1],
+    )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
     assert full.at_step(10).steps == 10
     assert full.to_json() == ModelCard.from_json(full.to_json()).to_json()
@@ -606,6 +609,9 @@ def test_a_card_comes_back() -> None:
         ("styles", "latent"),
         ("styles", ["telepathy"]),
         ("styles", []),
+        ("pasted", "hair"),
+        ("drawings", "a"),
+        ("drawings", ["no domain"]),
         ("latent_dim", "16"),
         ("latent_dim", None),
         ("latent_dim", 0),

@@ -94,6 +94,21 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
     assert bool(abs(change.mean()) < 3) is (pasted == "face")
 
 
+def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
+    face = face_at(200, 150, 250)
+    model = fake_model()
+    drawing = Translator(replace(model.card, drawings=("bright",)), model.backend)
+    for domain, alike in (("dark", True), ("bright", False)):
+        photo, drawn = (
+            restyle(
+                picture, one, one.sample_style(domain, seed=1), detector=FakeDetector([face]),
+                detail=0,
+            )
+            for one in (model, drawing)
+        )  # fmt: skip
+        assert np.array_equal(photo, drawn) is alike
+
+
 class MovingBackend(FakeBackend):
     """The generator moves all by 3 of 64 px to the left and paints nothing; flow says so."""
 
@@ -125,14 +140,16 @@ def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
 
 
 def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
-    assert usual_detail("celeba", "face") == DETAIL > usual_detail("celeba", "crop") > 0
-    for drawing in ("none", "anime"):
-        assert usual_detail(drawing, "face") == usual_detail(drawing, "crop") == 0
+    face = fake_model().card
+    crop, drawn = replace(face, pasted="crop"), replace(face, drawings=("bright",))
+    assert usual_detail(face, "celeba") == DETAIL > usual_detail(crop, "celeba") > 0
+    assert usual_detail(face, "none") == usual_detail(crop, "none") == 0
+    assert usual_detail(drawn, "celeba") == usual_detail(replace(drawn, pasted="crop"), "none") == 0
     model = fake_model()
-    drawn, read = model.sample_style("bright"), Style(domain="bright", origin="reference")
-    assert usual_tone("celeba", "face", drawn) == 1
-    assert usual_tone("celeba", "face", read) == usual_tone("celeba", "crop", drawn) == 0
-    assert usual_tone("none", "face", drawn) == 0
+    seeded, read = model.sample_style("bright"), Style(domain="bright", origin="reference")
+    assert usual_tone("celeba", "face", seeded) == 1
+    assert usual_tone("celeba", "face", read) == usual_tone("celeba", "crop", seeded) == 0
+    assert usual_tone("none", "face", seeded) == 0
 
 
 def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:

@@ -452,6 +452,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"warp_steps": 9}}, "warp_steps is 9, and this .* moves nothing"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
         ("paper", {"run": {"precision": "fp8"}}, "bf16"),
+        ("paper", {"run": {"pasted": "hair"}}, "known: face, crop"),
     ],
 )
 def test_bad_settings_are_usage_errors(preset: str, tables: dict[str, Any], words: str) -> None:
@@ -513,6 +514,18 @@ def test_a_run_leaves_a_model_metrics_previews_and_its_settings(data: Path, tmp_
     output = model.translate(faces, model.sample_style("red"))
     assert np.isfinite(output).all()
     assert start(data, tmp_path / "runs").folder.name == "run-2"  # a name is never reused
+
+
+def test_what_is_pasted_and_which_domains_are_drawings_is_on_the_card(
+    data: Path, tmp_path: Path
+) -> None:
+    cards = [
+        facestyle.load(start(data, tmp_path / "runs", **told).folder / "model.safetensors").card
+        for told in ({}, {"pasted": "crop", "drawings": "red"})
+    ]
+    assert [(card.pasted, card.drawings) for card in cards] == [("face", ()), ("crop", ("red",))]
+    with pytest.raises(UsageError, match=r"'green', which is no domain .*blue, red"):
+        start(data, tmp_path / "runs", drawings="red, green")
 
 
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(

@@ -327,7 +327,7 @@ class _Session:
 
         self.wish = wish
         self.template = template_of(wish, translator)
-        usual = usual_detail(self.template, translator.card.pasted)
+        usual = usual_detail(translator.card, self.template)
         self.detail = usual if wish.detail is None else wish.detail
         self.translator = translator
         self.detector = detector

@@ -207,6 +207,8 @@ def _run(
         card,
         name=folder.name,
         alignment=run.alignment,
+        pasted=run.pasted or card.pasted,
+        drawings=_names(run.drawings),
         licence=run.licence,
         data=run.about,
         seed=run.seed,
@@ -261,8 +263,17 @@ def _previewer(
 def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
     from facestyle.training.data import read_layout
 
-    names = tuple(name.strip() for name in run.domains.split(",")) if run.domains else ()
-    return read_layout(family.layout, data, names)
+    pictures = read_layout(family.layout, data, _names(run.domains))
+    if strangers := [name for name in _names(run.drawings) if name not in pictures.domains]:
+        raise UsageError(
+            f"drawings names '{strangers[0]}', which is no domain of this run",
+            f"its domains: {', '.join(pictures.domains)}",
+        )
+    return pictures
+
+
+def _names(joined: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in joined.split(",")) if joined else ()
 
 
 def _new_task(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facestyle.card import PASTED
 from facestyle.errors import UsageError
 from facestyle.families import ModelFamily
 
@@ -60,6 +61,11 @@ class RunConfig:
     alignment: str = ""
     """Template that the training pictures were aligned to, or ``none``; written into the model's
     card. Empty: what ``facestyle prepare`` noted in the data folder, else ``none``."""
+    pasted: str = ""
+    """What of the crop goes back into a photo, ``face`` or ``crop``, for the card. Empty: what
+    suits the family."""
+    drawings: str = ""
+    """Comma-separated domains that are drawings, for the card: pasted with firm lines."""
     licence: str = "unknown"
     """Terms of the resulting weights, for the card."""
     about: str = ""
@@ -103,6 +109,8 @@ def resolve(family: ModelFamily, preset: str, tables: Mapping[str, Any]) -> tupl
             raise UsageError(f"{name} is {value}, expected {least} or more")
     if run.precision not in PRECISIONS:
         raise UsageError(f"unknown precision '{run.precision}'", f"known: {', '.join(PRECISIONS)}")
+    if run.pasted not in ("", *PASTED):
+        raise UsageError(f"unknown pasted '{run.pasted}'", f"known: {', '.join(PASTED)}")
     if not 0 <= run.ema < 1:
         raise UsageError(f"ema is {run.ema}, expected 0 to less than 1")
     if run.ema and hasattr(config, "ema"):
