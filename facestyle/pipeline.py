@@ -70,7 +70,7 @@ def restyle(
     if detail is None:
         detail = usual_detail(model.card, model.card.alignment)
     if tone is None:
-        tone = usual_tone(model.card.alignment, model.card.pasted, style)
+        tone = usual_tone(model.card, model.card.alignment, style)
     return paste_all(picture_HWC, faces, detail=detail, tone=tone)
 
 
@@ -83,10 +83,13 @@ def usual_detail(card: ModelCard, template: str) -> float:
     return DETAIL if card.pasted == "face" else 0.5
 
 
-def usual_tone(template: str, pasted: str, style: Style) -> float:
-    """All of a face's own where a seed draws the style: it asks for another face, not for another
-    skin. A reference's tone is part of what it is given for."""
-    return 1.0 if style.drawn and template != "none" and pasted == "face" else 0.0
+def usual_tone(card: ModelCard, template: str, style: Style) -> float:
+    """All of a face's own where a seed draws the style, or it becomes a drawing: asked for is
+    another face or another manner, not another skin. A reference's tone is part of what it is
+    given for."""
+    if template == "none" or card.pasted != "face":
+        return 0.0
+    return 1.0 if style.drawn or style.domain in card.drawings else 0.0
 
 
 def aligned_faces(

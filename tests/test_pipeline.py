@@ -147,9 +147,10 @@ def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     assert usual_detail(drawn, "celeba") == usual_detail(replace(drawn, pasted="crop"), "none") == 0
     model = fake_model()
     seeded, read = model.sample_style("bright"), Style(domain="bright", origin="reference")
-    assert usual_tone("celeba", "face", seeded) == 1
-    assert usual_tone("celeba", "face", read) == usual_tone("celeba", "crop", seeded) == 0
-    assert usual_tone("none", "face", seeded) == 0
+    assert usual_tone(face, "celeba", seeded) == usual_tone(drawn, "celeba", read) == 1
+    assert usual_tone(face, "celeba", read) == usual_tone(crop, "celeba", seeded) == 0
+    assert usual_tone(drawn, "celeba", Style(domain="dark", origin="reference")) == 0
+    assert usual_tone(drawn, "none", seeded) == 0
 
 
 def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:

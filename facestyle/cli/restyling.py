@@ -473,7 +473,7 @@ class _Session:
 
         if self.wish.tone is not None:
             return self.wish.tone
-        return usual_tone(self.template, self.translator.card.pasted, style)
+        return usual_tone(self.translator.card, self.template, style)
 
     def recipe(self, style: Style) -> dict[str, object]:
         """All that is needed to make the same picture again."""
