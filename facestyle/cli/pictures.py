@@ -56,7 +56,8 @@ Tone = Annotated[
         "--tone",
         min=0,
         max=1,
-        help="How much of the photo's skin tone stays (default: 1 by seed and for drawings, 0 by reference).",
+        help="How much of the photo's skin tone stays (default: 1 by seed and for drawings, "
+        "0 by reference).",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo results that exist.")]
