@@ -15,7 +15,7 @@ from facestyle.errors import CheckpointError
 
 METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
 STYLES = frozenset({"fixed", "latent", "reference", "attributes", "dropout"})
-PASTED = ("face", "crop")
+PASTED = ("face", "head", "crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,13 @@ class ModelCard:
     the label wanted."""
     alignment: str = "none"
     """Name of the template (``faces.align.TEMPLATES``), or ``none`` for whole pictures."""
+    load_size: int | None = None
+    """Side in px of the training pictures from which ``image_size`` was cut at random, where it
+    was: faces were seen larger than on the template, see ``zoom``."""
     pasted: str = "face"
-    """What of an aligned crop goes back into the photo: the ``face``, or all of the ``crop`` for
-    models that change hair too (``faces.align.MASKS``)."""
+    """What of an aligned crop goes back into the photo: the ``face``, the ``head`` for drawings,
+    whose eyes and chin reach further out, or all of the ``crop`` for models that change hair too
+    (``faces.align.MASKS``)."""
     drawings: tuple[str, ...] = ()
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""
@@ -66,6 +70,11 @@ class ModelCard:
     """The command that made it."""
     scores: Mapping[str, float] | None = None
     """Measured quality, by metric name."""
+
+    @property
+    def zoom(self) -> float:
+        """How many times as large as on the template a face is cut, to be as it was learned."""
+        return (self.load_size or self.image_size) / self.image_size
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys, so that equal cards give equal bytes."""
@@ -115,6 +124,10 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
     if not 8 <= card.image_size <= 8192:
         raise CheckpointError(
             f"the model card's image_size is {card.image_size}, expected 8 to 8192 px"
+        )
+    if card.load_size is not None and card.load_size < card.image_size:
+        raise CheckpointError(
+            f"the model card's load_size is {card.load_size}, expected {card.image_size} or more"
         )
     # Domain names become parts of file names.
     if not card.domains or any(not name or "/" in name or "\\" in name for name in card.domains):

@@ -87,7 +87,7 @@ def usual_tone(card: ModelCard, template: str, style: Style) -> float:
     """All of a face's own where a seed draws the style, or it becomes a drawing: asked for is
     another face or another manner, not another skin. A reference's tone is part of what it is
     given for."""
-    if template == "none" or card.pasted != "face":
+    if template == "none" or card.pasted == "crop":
         return 0.0
     return 1.0 if style.drawn or style.domain in card.drawings else 0.0
 
@@ -113,8 +113,10 @@ def aligned_faces(
 
         detector = open_detector("auto")
     faces: Sequence[Face] = choose_faces(find_faces(picture_HWC, detector, min_score), face)
-    pasted = model.card.pasted
-    return [align(picture_HWC, one.landmarks_52, template, side, pasted) for one in faces]
+    return [
+        align(picture_HWC, one.landmarks_52, template, side, model.card.pasted, model.card.zoom)
+        for one in faces
+    ]
 
 
 def translate_crops(

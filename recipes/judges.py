@@ -124,11 +124,11 @@ def cut_found(pictures: Sequence[Pixels], detector: Detector, zoom: float = 1) -
     return np.stack([cut(pic, usual_52 if p is None else p, zoom=zoom) for pic, p in pairs])
 
 
-def cut_template(square_HWC: Pixels, template: str) -> Pixels:
+def cut_template(square_HWC: Pixels, template: str, zoom: float = 1.0) -> Pixels:
     """crop_HWC of a square that is aligned to a template; all of it where that is ``none``."""
     if template == "none":
         return np.asarray(cv2.resize(square_HWC, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-    return cut(square_HWC, template_points(template) * len(square_HWC))
+    return cut(square_HWC, template_points(template, zoom) * len(square_HWC))
 
 
 def softened(picture_HWC: Pixels, side: int = SOFT) -> Pixels:

@@ -189,7 +189,7 @@ RECIPES = {
         about=WITH_ANIME,
         domains="portrait,anime",
         alignment="anime",
-        pasted="face",  # the photo's own hair and background are better than what is drawn of them
+        pasted="head",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.

@@ -24,7 +24,7 @@ from sheets import Row, noted
 
 import facestyle
 from facestyle.faces import Detector
-from facestyle.faces.align import paste_mask, whole
+from facestyle.faces.align import align, paste_mask, template_points, whole
 from facestyle.images import from_model, read_picture, to_model
 from facestyle.pipeline import aligned_faces
 from facestyle.translator import Edit, Style, Translator
@@ -437,7 +437,7 @@ class Journey:
 def of_fixed(bench: Bench) -> Report:
     """Of a model between portraits and anime."""
     model, options, people = bench.model, bench.options, bench.people
-    template, side = model.card.alignment, model.card.image_size
+    template, side, zoom = model.card.alignment, model.card.image_size, model.card.zoom
     archives = {"portrait": bench.archive("celeba10k"), "anime": bench.archive("anime4k")}
     files = {"classifier": options.work / "portrait-anime.pt", **archives}
     held = {kind: sorted((options.held_out / kind).iterdir()) for kind in KINDS}
@@ -453,8 +453,8 @@ def of_fixed(bench: Bench) -> Report:
     )
     styles = {kind: model.style(kind) for kind in KINDS}
 
-    def seen(squares_NHWC: np.ndarray) -> Seen:
-        crops = [judges.cut_template(square_HWC, template) for square_HWC in squares_NHWC]
+    def seen(squares_NHWC: np.ndarray, zoom: float) -> Seen:
+        crops = [judges.cut_template(square_HWC, template, zoom) for square_HWC in squares_NHWC]
         return Seen(
             squares_NHWC=squares_NHWC,
             embeddings_NE=np.stack([bench.embed(crop_HWC) for crop_HWC in crops]),
@@ -467,20 +467,28 @@ def of_fixed(bench: Bench) -> Report:
             [from_model(model.translate(to_model(part), styles[kind])) for part in parts]
         )
 
-    def journey(start: str, squares: Iterable[Pixels]) -> Journey:
+    def journey(start: str, squares: Iterable[Pixels], zoom: float) -> Journey:
         print(f"\r{start} ", end="", flush=True, file=sys.stderr)
         goal, here_NHWC = KINDS[start == KINDS[0]], np.stack(list(squares))
         there_NHWC = translated(here_NHWC, goal)
         back_NHWC = translated(there_NHWC, start)
         mirrored_NHWC = translated(here_NHWC[:, :, ::-1], goal)[:, :, ::-1]
-        here, there, back = seen(here_NHWC), seen(there_NHWC), seen(back_NHWC)
+        here, there, back = (seen(one, zoom) for one in (here_NHWC, there_NHWC, back_NHWC))
         return Journey(goal=goal, here=here, there=there, back=back, mirrored_NHWC=mirrored_NHWC)
 
     aligned = [aligned_faces(p.pixels_HWC, model, detector=KnownFace(p.face))[0] for p in people]
-    journeys = {"photos": journey(KINDS[0], (one.crop_HWC for one in aligned))}
+    journeys = {"photos": journey(KINDS[0], (one.crop_HWC for one in aligned), zoom)}
+
+    def as_users_get(kind: str, square_HWC: Pixels) -> Pixels:
+        """Of an aligned crop what would be cut of its photo; a drawing is a ready crop."""
+        if kind == "anime" or template == "none":
+            return whole(square_HWC, side).crop_HWC
+        landmarks_52 = template_points(template) * len(square_HWC)
+        return align(square_HWC, landmarks_52, template, side, zoom=zoom).crop_HWC
+
     for kind in KINDS:
-        pictures = (read_picture(path).pixels_HWC for path in held[kind])
-        journeys[f"held-out {kind}"] = journey(kind, (whole(p, side).crop_HWC for p in pictures))
+        squares = (as_users_get(kind, read_picture(path).pixels_HWC) for path in held[kind])
+        journeys[f"held-out {kind}"] = journey(kind, squares, zoom if kind == KINDS[0] else 1.0)
     pasted = {
         kind: [bench.result(person, styles[kind], classifier) for person in bench.each()]
         for kind in KINDS

@@ -57,6 +57,17 @@ def test_similarity_never_mirrors() -> None:
     assert np.linalg.det(matrix[:, :2]) > 0
 
 
+def test_a_zoomed_face_is_larger_about_the_middle() -> None:
+    picture = noise_picture(400, 400)
+    points = landmarks(200, 0.3, (200, 200))
+    plain, zoomed = (align(picture, points, "ffhq-512", SIDE, "face", zoom) for zoom in (1.0, 1.25))
+    assert np.isclose(zoomed.scale, 1.25 * plain.scale)
+    middle = np.array([SIDE / 2, SIDE / 2])
+    for aligned in (plain, zoomed):
+        matrix = np.linalg.inv(np.vstack([aligned.to_crop_23, [0, 0, 1]]))[:2]
+        assert np.allclose(matrix[:, :2] @ middle + matrix[:, 2], 200)
+
+
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
 @pytest.mark.parametrize("scale", [30.0, 64.0, 500.0])
 def test_marked_eyes_land_on_the_template(template: str, scale: float) -> None:
@@ -123,9 +134,11 @@ def test_the_mask_is_whole_in_the_middle_and_gone_at_the_crops_border(pasted: st
 
 def test_all_of_the_crop_is_more_than_the_face() -> None:
     """Hair lies above the ellipse and beside it; a card can name every mask and no other."""
-    face, crop = crop_mask(64), crop_mask(64, "crop")
-    assert (crop >= face - 0.02).all()  # the ellipse reaches the chin, 0.03 below the centre
-    assert crop[5, 32] - face[5, 32] > 0.5
+    face, head, crop = (crop_mask(64, pasted) for pasted in ("face", "head", "crop"))
+    assert (crop >= head - 0.02).all()  # the ellipse reaches the chin, below the crop's middle
+    assert (head >= face - 0.02).all()
+    assert crop[5, 32] - head[5, 32] > 0.3
+    assert head[30, 6] - face[30, 6] > 0.1  # at an eye's height
     assert tuple(MASKS) == PASTED
 
 

@@ -609,6 +609,8 @@ def test_a_card_comes_back() -> None:
         ("styles", "latent"),
         ("styles", ["telepathy"]),
         ("styles", []),
+        ("load_size", "72"),
+        ("load_size", 8),
         ("pasted", "hair"),
         ("drawings", "a"),
         ("drawings", ["no domain"]),

@@ -11,7 +11,7 @@ from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
 from facestyle.faces.align import DETAIL, align, paste_mask, template_points
-from facestyle.pipeline import reference_style, restyle, usual_detail, usual_tone
+from facestyle.pipeline import aligned_faces, reference_style, restyle, usual_detail, usual_tone
 from facestyle.translator import Style, Translator
 
 SIDE = 64
@@ -91,7 +91,7 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
         picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face])
     )
     change = usual.astype(int)[mask > 0.99] - picture[mask > 0.99]
-    assert bool(abs(change.mean()) < 3) is (pasted == "face")
+    assert bool(abs(change.mean()) < 3) is (pasted != "crop")
 
 
 def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
@@ -107,6 +107,18 @@ def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
             for one in (model, drawing)
         )  # fmt: skip
         assert np.array_equal(photo, drawn) is alike
+
+
+def test_a_face_is_cut_as_large_as_training_saw_it(picture: np.ndarray) -> None:
+    face = face_at(200, 150, 100)
+    model = fake_model()
+    seen_larger = Translator(replace(model.card, load_size=5 * SIDE // 4), model.backend)
+    plain, larger = (
+        aligned_faces(picture, one, detector=FakeDetector([face]))[0]
+        for one in (model, seen_larger)
+    )
+    assert plain.crop_HWC.shape == larger.crop_HWC.shape
+    assert np.isclose(larger.scale, 1.25 * plain.scale)
 
 
 class MovingBackend(FakeBackend):

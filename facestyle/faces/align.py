@@ -56,6 +56,9 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
     # An ellipse about the face, for models that repaint the background in a crop's corners too.
     # The eyes lie at 0.44 to 0.52, the chin at 0.9; the wide feather hides what is about them.
     "face": ((0.50, 0.53), (0.43, 0.47), 2, 0.60),
+    # As much as there may be of it without the background beside it: a drawn face is wider, its
+    # fringe ends within the photo's own hair.
+    "head": ((0.50, 0.52), (0.47, 0.48), 2.5, 0.60),
     # The crop up to its border, corners rounded: for models whose work is hair as well, and who
     # leave the background alone, or repaint everything in another manner.
     "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
@@ -86,11 +89,15 @@ class AlignedFace:
         return float(math.hypot(self.to_crop_23[0, 0], self.to_crop_23[1, 0]))
 
 
-def template_points(name: str) -> NDArray[np.float64]:
-    """(5, 2) shares of the side; raises UsageError for an unknown template."""
+def template_points(name: str, zoom: float = 1.0) -> NDArray[np.float64]:
+    """(5, 2) shares of the side, of a face ``zoom`` times as large about the middle.
+
+    Raises:
+        UsageError: unknown template.
+    """
     if name not in TEMPLATES:
         raise UsageError(f"unknown alignment '{name}'", f"known: none, {', '.join(TEMPLATES)}")
-    return np.array(TEMPLATES[name])
+    return zoom * (np.array(TEMPLATES[name]) - 0.5) + 0.5
 
 
 def similarity(
@@ -117,16 +124,21 @@ def align(
     template: str,
     side: int,
     pasted: str = "face",
+    zoom: float = 1.0,
 ) -> AlignedFace:
     """Cut the face with these landmarks to a template.
 
     The crop is averaged from all the picture's pixels that it covers, so a large face does
     not alias. What lies beyond the picture is mirrored.
 
+    Args:
+        pasted: what of it will go back, of ``MASKS``.
+        zoom: how many times as large as on the template the face shall be.
+
     Raises:
         UsageError: unknown template.
     """
-    to_crop = similarity(landmarks_52, template_points(template) * side)
+    to_crop = similarity(landmarks_52, template_points(template, zoom) * side)
     crop = _cut(picture_HWC, to_crop, side)
     return AlignedFace(crop_HWC=crop, to_crop_23=to_crop, pasted=pasted)
 

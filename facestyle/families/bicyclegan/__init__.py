@@ -188,6 +188,7 @@ class BicycleGAN:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("latent", "reference"),
+            load_size=config.load_size,
             latent_dim=config.latent_dim,
         )
 

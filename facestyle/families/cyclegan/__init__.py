@@ -153,6 +153,7 @@ class CycleGAN:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("fixed",),
+            load_size=config.load_size,
             pasted="crop",
         )
 

@@ -179,6 +179,7 @@ class Pix2Pix:
             family=NAME,
             image_size=config.image_size,
             domains=tuple(domains),
+            load_size=config.load_size,
             styles=_styles(sizes_of(config)),
         )
 

@@ -229,6 +229,7 @@ class UGATIT:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("fixed",),
+            load_size=config.load_size,
             pasted="crop",
         )
 
