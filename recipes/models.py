@@ -268,11 +268,9 @@ RECIPES = {
                     **BOTH_SIDES,
                 ),
             ),
-            # A judge of patches beside the whole. The mean with the stage before ships
-            # (ship.py --mean).
-            Stage(
+            Stage(  # a judge of patches beside the whole
                 tables=_anime(
-                    3_000,
+                    5_400,
                     4,
                     400,
                     ema=0.998,
