@@ -80,7 +80,7 @@ def usual_detail(card: ModelCard, template: str) -> float:
     lines of a drawing's, nor a drawing's lines a face's, and a ready crop may be either."""
     if template == "none" or card.drawings:
         return 0.0
-    return DETAIL if card.pasted == "face" else 0.5
+    return 0.5 if card.pasted == "crop" else DETAIL
 
 
 def usual_tone(card: ModelCard, template: str, style: Style) -> float:

@@ -29,7 +29,8 @@ softened   the same share of the photos themselves at a 64 px model's resolution
 kept       share of the attributes not asked for (nor of its exclusive group) that it sees unmoved
 
 **Portrait and anime (U-GAT-IT)**, on the model's own crops, nothing pasted; ``--held-out`` has
-``portrait/`` and ``anime/``, pictures that were never trained on (``val`` of recipes/models.py)
+``portrait/`` and ``anime/``, pictures that were never trained on (``val`` of recipes/models.py),
+the portraits cut once more as tight as a photo's face is
 
 kid        KID on MobileFaceNet features between results and held-out pictures of the other kind,
            all at the model's resolution; the features are made for photos, so it compares
