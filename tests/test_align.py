@@ -135,8 +135,10 @@ def test_the_mask_is_whole_in_the_middle_and_gone_at_the_crops_border(pasted: st
 def test_all_of_the_crop_is_more_than_the_face() -> None:
     """Hair lies above the ellipse and beside it; a card can name every mask and no other."""
     face, head, crop = (crop_mask(64, pasted) for pasted in ("face", "head", "crop"))
-    assert (crop >= head - 0.02).all()  # the ellipse reaches the chin, below the crop's middle
+    assert (crop >= face - 0.02).all()  # the ellipse reaches the chin, 0.03 below the centre
+    assert (crop >= head - 0.02).all()
     assert (head >= face - 0.02).all()
+    assert crop[5, 32] - face[5, 32] > 0.5
     assert crop[5, 32] - head[5, 32] > 0.3
     assert head[30, 6] - face[30, 6] > 0.1  # at an eye's height
     assert tuple(MASKS) == PASTED

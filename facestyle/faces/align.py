@@ -230,10 +230,10 @@ def paste(
         result += tone * _large_scale(crop - result)
 
     def enlarge(values: Floats) -> Floats:
-        return _to_picture(values, aligned, to_window, shape, side)
+        return _to_picture(values, aligned, to_window, shape, len(values))
 
-    large = firm_lines(result, min(round(1 / aligned.scale), MAX_FIRM)) if drawing else result
-    plain = _to_picture(large, aligned, to_window, shape, len(large))
+    times = min(round(1 / aligned.scale), MAX_FIRM)
+    plain = enlarge(firm_lines(result, times) if drawing else result)
     # A face no larger than the crop has no detail that the crop lacks; from twice as large on,
     # all of it counts.
     detail *= min(max(1 / aligned.scale - 1, 0.0), 1.0)
@@ -277,6 +277,7 @@ def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
     def derived(x: Floats, by_x: int, by_y: int, size: int) -> Floats:
         return np.asarray(cv2.Sobel(x, cv2.CV_32F, by_x, by_y, ksize=size), np.float32)
 
+    kernel = np.ones((3, 3), np.uint8)
     for _ in range(times + 1):  # each moves an edge by a pixel of the large drawing at most
         grey = smooth(_luminance(drawing), 0.5)
         x, y = derived(grey, 1, 0, 3), derived(grey, 0, 1, 3)
@@ -285,7 +286,6 @@ def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
         anisotropy = np.maximum(np.hypot(cosine, sine), np.finfo(np.float32).tiny)
         xx, yy, xy = derived(grey, 2, 0, 5), derived(grey, 0, 2, 5), derived(grey, 1, 1, 5)
         curvature = xx + yy + (cosine * (xx - yy) + 2 * sine * xy) / anisotropy
-        kernel = np.ones((3, 3), np.uint8)
         grown, shrunk = cv2.dilate(drawing, kernel), cv2.erode(drawing, kernel)
         drawing += 0.4 * (np.where(curvature[..., None] < 0, grown, shrunk) - drawing)
     return drawing
