@@ -241,6 +241,18 @@ def test_an_enlarged_drawing_has_firm_lines_where_they_were(times: int) -> None:
     assert soft.min() - 1e-3 <= firm.min() <= firm.max() <= soft.max() + 1e-3
 
 
+@pytest.mark.parametrize("slope", [0.2, 0.37])
+def test_a_firm_line_has_no_stairs(slope: float) -> None:
+    times, (y, x) = 4, np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
+    edge = np.clip(0.5 + (x - slope * y) / 4, 0.2, 0.9).astype(np.float32)
+    firm = firm_lines(np.repeat(edge[..., None], 3, axis=2), times)[..., 0]
+    inner = firm[8 * times : -8 * times]
+    across, along = (np.abs(np.diff(inner, axis=axis)).max() for axis in (1, 0))
+    assert across > 0.2  # firm: a soft edge of these has 0.06
+    # Of a smooth edge a row differs from the next by the slope; a stair is the whole edge at once.
+    assert along < (slope + 0.2) * across
+
+
 def test_a_drawing_is_pasted_with_firm_lines_and_only_where_it_is_enlarged() -> None:
     picture = noise_picture(600, 600)
     result = np.rint(soft_disc(SIDE, 4) * 255).astype(np.uint8)

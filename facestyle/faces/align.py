@@ -288,7 +288,8 @@ def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
         curvature = xx + yy + (cosine * (xx - yy) + 2 * sine * xy) / anisotropy
         grown, shrunk = cv2.dilate(drawing, kernel), cv2.erode(drawing, kernel)
         drawing += 0.4 * (np.where(curvature[..., None] < 0, grown, shrunk) - drawing)
-    return drawing
+    # Edges that moved by whole pixels are stairs.
+    return smooth(drawing, 0.18)
 
 
 def reshape(
