@@ -29,6 +29,7 @@ from torch import Tensor
 from facestyle.card import METADATA_KEY, ModelCard
 from facestyle.errors import CheckpointError, FacestyleError, WeightsError
 
+MODEL_KEY = "model"  # in a checkpoint of ``facestyle train``, beside the card and the task's state
 DIGEST_KEY = "facestyle.sha256"  # neither safetensors nor torch notices a flipped bit
 WHOLE = ""  # the name of the one part of a file that is a plain state dict
 HEAD_BYTES = 64  # enough to tell formats apart
@@ -72,14 +73,19 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a weights file of any known format.
+    """Read a weights file of any known format; of a checkpoint of ``facestyle train``, the model
+    as it was at that iteration.
 
     Raises:
         WeightsError: no such file, or one that may not be read.
         CheckpointError: refused (pickled code), truncated, corrupt, not finite, or no weights.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, expected a weights file", "give a file in it")
+        inside = ", ".join(sorted(one.name for one in path.glob("*.safetensors"))[:3])
+        raise CheckpointError(
+            f"{path} is a folder, expected a weights file",
+            f"give a file in it: {inside}" if inside else "give a file in it",
+        )
     if not path.is_file():
         raise WeightsError(f"no weights file {path}", "give a file or a name of 'models list'")
     try:
@@ -92,7 +98,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if head[8:9] == b"{":
         parts, card = _read_safetensors(path)
     else:
-        parts, card = _parts(_read_torch(path, head), path), None
+        content = _items(_read_torch(path, head))
+        card = _card(content.get(METADATA_KEY), path)
+        parts = _parts(content if card is None else content.get(MODEL_KEY), path)
     vetted = {
         part: {name: _vetted(path, part, name, tensor) for name, tensor in state.items()}
         for part, state in parts.items()
@@ -140,8 +148,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, State], ModelCard | None]:
         part, _, leaf = name.partition("/")
         part, leaf = (part, leaf) if leaf else (WHOLE, part)
         parts.setdefault(part, {})[leaf] = tensor
+    return parts, _card(card_text, path)
+
+
+def _card(text: Any, path: Path) -> ModelCard | None:
+    if not isinstance(text, str):
+        return None
     try:
-        return parts, None if card_text is None else ModelCard.from_json(card_text)
+        return ModelCard.from_json(text)
     except CheckpointError as error:
         raise CheckpointError(f"{path.name}: {error.message}", error.hint) from None
 

@@ -49,8 +49,7 @@ def convert(
         raise UsageError(f"unknown layout '{layout}'", f"known: {', '.join(LAYOUTS)}")
     if half and layout != "facestyle":
         raise UsageError("the published layout is float32", "drop --half")
-    run = Path(model) / "model.safetensors"
-    checkpoint = load_checkpoint(run if run.is_file() else weights.resolve(model, offline=offline))
+    checkpoint = load_checkpoint(weights.resolve(model, offline=offline))
     card = card_of(checkpoint, domains)
     if card.relative and layout == "published":
         raise UsageError(

@@ -35,6 +35,7 @@ from facestyle.errors import CheckpointError, UsageError, WeightsError
 Progress = Callable[[int, int | None], None]  # (bytes received, bytes in all where known)
 Status = Literal["verified", "first-use", "unknown", "mismatch", "missing"]
 
+MODEL_FILE = "model.safetensors"  # the model in the folder of a run
 TIMEOUT_S = 20.0  # seconds without one byte, to connect or to read; then the link is dead
 BLOCK_BYTES = 1 << 16  # 64 KiB a read: a progress bar moves once a second on a 0.5 Mbit/s line
 HEAD_BYTES = 512  # shows a web page behind blank lines, or a Git LFS pointer (some 130 bytes)
@@ -135,11 +136,12 @@ def cache_dir() -> Path:
 
 
 def locate(name_or_path: str | Path) -> Path | None:
-    """Where the weights are now, or None. Reads no file but the index."""
+    """Where the weights are now, or None: those of a run for its folder. Reads only the index."""
     entry = index().get(str(name_or_path))
     # A folder that happens to be called like an entry (training data, often) is not meant.
     if os.path.isfile(name_or_path) or (entry is None and os.path.exists(name_or_path)):
-        return Path(name_or_path)
+        path = Path(name_or_path)
+        return path / MODEL_FILE if os.path.isfile(path / MODEL_FILE) else path
     return _place(entry) if entry is not None and _place(entry).is_file() else None
 
 

@@ -157,21 +157,26 @@ def test_what_training_writes_loads_as_the_networks_that_were_trained(
     folder = trained[name]
     model = facestyle.load(folder / "model.safetensors")
     assert (model.card.family, model.card.steps) == (name, RUN["steps"])
-    state = torch.load(
-        sorted((folder / "checkpoints").glob("*.pt"))[-1], weights_only=True
-    )  # as resume reads it
+    saved = sorted((folder / "checkpoints").glob("*.pt"))[-1]
+    state = torch.load(saved, weights_only=True)  # as resume reads it
     family = families()[name]
     config = replace(family.config(), **TINY.get(name, {}))
     # Where training cuts at random, faces are cut as large afterwards.
     assert model.card.load_size == getattr(config, "load_size", None)
     task = family.task(config, len(model.card.domains), device="cpu", bf16=False, compile=False)
     task.load_state_dict(state["task"])
-    parts = load_checkpoint(folder / "model.safetensors").parts
     expected = task.model_parts()
-    assert parts.keys() == expected.keys()
-    for part, tensors in expected.items():
-        assert parts[part].keys() == tensors.keys()
-        assert all(torch.equal(parts[part][key], value) for key, value in tensors.items())
+    # A checkpoint is a model too: so any iteration that was kept can be used and looked at.
+    for path in (folder / "model.safetensors", saved):
+        loaded = load_checkpoint(path)
+        assert loaded.card == model.card
+        assert loaded.parts.keys() == expected.keys()
+        for part, tensors in expected.items():
+            assert loaded.parts[part].keys() == tensors.keys()
+            assert all(torch.equal(loaded.parts[part][k], value) for k, value in tensors.items())
+    x = faces(model)
+    style = model.style(model.card.domains[0])
+    assert np.array_equal(facestyle.load(saved).translate(x, style), model.translate(x, style))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -232,7 +232,9 @@ def test_locate(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     Path("yunet").mkdir()
     assert locate("yunet") == cached, "a folder called like an entry is not meant"
     Path("run").mkdir()
-    assert locate("run") == Path("run"), "a checkpoint may be a folder"
+    assert locate("run") == resolve("run") == Path("run"), "what reads it says what is wrong"
+    Path("run/model.safetensors").write_bytes(b"mine")
+    assert locate("run") == resolve("run") == Path("run/model.safetensors")
     Path("yunet").rmdir()
     Path("yunet").write_bytes(b"mine")
     assert locate("yunet") == Path("yunet") == resolve("yunet")

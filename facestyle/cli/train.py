@@ -65,7 +65,7 @@ def train(
         from facestyle import training
         from facestyle.backend_torch import best_device
         from facestyle.training.config import read_toml
-        from facestyle.weights import resolve
+        from facestyle.weights import MODEL_FILE, resolve
 
         begins = None
         if origin is not None:
@@ -104,7 +104,7 @@ def train(
                     command=shlex.join(["facestyle", *sys.argv[1:]]),
                     watcher=watcher,
                 )
-        model = outcome.folder / "model.safetensors"
+        model = outcome.folder / MODEL_FILE
         if not outcome.finished:
             report.note(f"stopped and saved; go on with: facestyle train --resume {outcome.folder}")
             raise typer.Exit(INTERRUPTED)

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from facestyle.card import ModelCard
-from facestyle.checkpoint import save_model, write_atomically
+from facestyle.card import METADATA_KEY, ModelCard
+from facestyle.checkpoint import MODEL_KEY, save_model, write_atomically
 from facestyle.errors import CheckpointError, FacestyleError
 from facestyle.families import Task
 from facestyle.training.config import RunConfig
 from facestyle.training.parallel import Processes
+from facestyle.weights import MODEL_FILE
 
 BAD_LIMIT = 10  # iterations in a row without a finite step, after which a run is lost
 WARM_UP = 500  # iterations in which nothing that looks wrong means anything
 METRICS_FILE = "metrics.jsonl"
-MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
 
@@ -275,7 +275,10 @@ def save(task: Task, run: RunConfig, folder: Path, card: ModelCard) -> None:
     step = task.step_index
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    state = {"task": task.state_dict()}
+    parts, card = task.model_parts(), card.at_step(step)
+    # Tensors that the task's state has too are written once: the model of an earlier iteration,
+    # its average above all, costs nothing to keep.
+    state = {"task": task.state_dict(), MODEL_KEY: parts, METADATA_KEY: card.to_json()}
 
     def write(path: Path) -> None:
         # Through a Python file a full disk is an OSError; torch's own writer hides it.
@@ -283,7 +286,7 @@ def save(task: Task, run: RunConfig, folder: Path, card: ModelCard) -> None:
             torch.save(state, file)
 
     write_atomically(checkpoints / f"{step:07d}.pt", write)
-    save_model(folder / MODEL_FILE, task.model_parts(), card.at_step(step))
+    save_model(folder / MODEL_FILE, parts, card)
     for old in sorted(checkpoints.glob("*.pt"))[: -run.keep]:
         old.unlink()
 
