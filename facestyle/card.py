@@ -15,7 +15,7 @@ from facestyle.errors import CheckpointError
 
 METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
 STYLES = frozenset({"fixed", "latent", "reference", "attributes", "dropout"})
-PASTED = ("face", "head", "crop")
+PASTED = ("face", "skin", "crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class ModelCard:
     """Side in px of the training pictures from which ``image_size`` was cut at random, where it
     was: faces were seen larger than on the template, see ``zoom``."""
     pasted: str = "face"
-    """What of an aligned crop goes back into the photo: the ``face``, the ``head`` for drawings,
-    whose eyes and chin reach further out, or all of the ``crop`` for models that change hair too
-    (``faces.align.MASKS``)."""
+    """What of an aligned crop goes back into the photo: the ``face`` by an ellipse, its ``skin`` by
+    its colours, for drawings, whose eyes and chin reach to its border, or all of the ``crop`` for
+    models that change hair too (``faces.align.MASKS``)."""
     drawings: tuple[str, ...] = ()
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""

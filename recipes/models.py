@@ -189,7 +189,7 @@ RECIPES = {
         about=WITH_ANIME,
         domains="portrait,anime",
         alignment="anime",
-        pasted="head",  # the photo's own hair and background are better than what is drawn of them
+        pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
@@ -270,7 +270,7 @@ RECIPES = {
             ),
             Stage(  # a judge of patches beside the whole
                 tables=_anime(
-                    5_400,
+                    7_000,
                     4,
                     400,
                     ema=0.998,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from facestyle.card import PASTED
 from facestyle.errors import UsageError
+from facestyle.faces import find_faces
 from facestyle.faces.align import (
     MASKS,
     TEMPLATES,
@@ -20,9 +23,12 @@ from facestyle.faces.align import (
     paste_mask,
     reshape,
     similarity,
+    skin,
     template_points,
     whole,
 )
+from facestyle.faces.registry import open_detector
+from facestyle.images import read_picture
 
 SIDE = 64
 
@@ -134,14 +140,67 @@ def test_the_mask_is_whole_in_the_middle_and_gone_at_the_crops_border(pasted: st
 
 def test_all_of_the_crop_is_more_than_the_face() -> None:
     """Hair lies above the ellipse and beside it; a card can name every mask and no other."""
-    face, head, crop = (crop_mask(64, pasted) for pasted in ("face", "head", "crop"))
+    face, skins, crop = (crop_mask(64, pasted) for pasted in ("face", "skin", "crop"))
     assert (crop >= face - 0.02).all()  # the ellipse reaches the chin, 0.03 below the centre
-    assert (crop >= head - 0.02).all()
-    assert (head >= face - 0.02).all()
+    assert (crop >= skins - 0.02).all()
+    assert (skins >= face - 0.02).all()
     assert crop[5, 32] - face[5, 32] > 0.5
-    assert crop[5, 32] - head[5, 32] > 0.3
-    assert head[30, 6] - face[30, 6] > 0.1  # at an eye's height
+    assert crop[5, 32] - skins[5, 32] > 0.3
+    assert skins[30, 6] - face[30, 6] > 0.1  # at an eye's height
     assert tuple(MASKS) == PASTED
+
+
+def head_on_a_wall(wall: tuple[int, int, int], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """A crop with a face, hair about it and a wall of nearly its colour; and where the face is."""
+    y, x = (np.mgrid[:side, :side] + 0.5) / side
+    hair = np.hypot((x - 0.5) / 0.42, (y - 0.42) / 0.42) < 1
+    face = np.hypot((x - 0.5) / 0.27, (y - 0.52) / 0.36) < 1
+    crop = np.where(hair[..., None], (60, 40, 30), wall)
+    crop = np.where(face[..., None], (205, 160, 135), crop)
+    noise = np.random.default_rng(0).normal(0, 6, crop.shape)
+    return np.clip(crop + noise, 0, 255).astype(np.uint8), face
+
+
+@pytest.mark.parametrize("wall", [(235, 225, 215), (20, 60, 110)])
+@pytest.mark.parametrize("side", [64, 96, 256])
+def test_skin_ends_at_hair_and_wall(wall: tuple[int, int, int], side: int) -> None:
+    crop, face = head_on_a_wall(wall, side)
+    mask = cv2.resize(skin(crop), (side, side), interpolation=cv2.INTER_AREA)
+    away = cv2.distanceTransform(face.astype(np.uint8), cv2.DIST_L2, 5)
+    beside = cv2.distanceTransform(1 - face.astype(np.uint8), cv2.DIST_L2, 5)
+    feather = 0.05 * side
+    assert mask[away > feather].min() > 0.9
+    assert mask[beside > feather].max() < 0.1
+
+
+def test_skin_of_a_photo_is_the_face_and_not_its_hair(photo: Path) -> None:
+    picture = read_picture(photo).pixels_HWC
+    (face,) = find_faces(picture, open_detector("builtin"))
+    for template, zoom in (("anime", 1.1), ("celeba-square", 1.0)):
+        aligned = align(picture, face.landmarks_52, template, 96, "skin", zoom)
+        mask = paste_mask(aligned, *picture.shape[:2])
+        eyes, mouth = face.landmarks_52[:2].mean(axis=0), face.landmarks_52[3:].mean(axis=0)
+        down = mouth - eyes
+
+        def at(point: np.ndarray, mask: np.ndarray = mask) -> float:
+            return float(mask[tuple(np.rint(point[::-1]).astype(int))])
+
+        assert min(at(point) for point in (*face.landmarks_52, eyes, mouth)) > 0.99
+        assert at(eyes - 0.35 * down) > 0.9  # the forehead
+        assert at(eyes - 1.1 * down) < 0.05  # the hair above it
+
+
+def test_skin_is_the_same_whatever_was_drawn_before_and_in_any_thread() -> None:
+    crop, _ = head_on_a_wall((235, 225, 215))
+    expected = skin(crop)
+    cv2.setRNGSeed(7)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(np.array_equal(one, expected) for one in pool.map(skin, [crop] * 8))
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_crop_of_one_colour_is_pasted_as_far_as_the_ellipse_reaches(value: int) -> None:
+    assert skin(np.full((32, 32, 3), value, np.uint8)).min() > 0.99
 
 
 def test_an_unchanged_crop_leaves_the_photo_as_it_was() -> None:

@@ -155,7 +155,7 @@ def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     face = fake_model().card
     crop, drawn = replace(face, pasted="crop"), replace(face, drawings=("bright",))
     assert usual_detail(face, "celeba") == DETAIL > usual_detail(crop, "celeba") > 0
-    assert usual_detail(replace(face, pasted="head"), "celeba") == DETAIL
+    assert usual_detail(replace(face, pasted="skin"), "celeba") == DETAIL
     assert usual_detail(face, "none") == usual_detail(crop, "none") == 0
     assert usual_detail(drawn, "celeba") == usual_detail(replace(drawn, pasted="crop"), "none") == 0
     model = fake_model()

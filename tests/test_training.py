@@ -452,7 +452,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"warp_steps": 9}}, "warp_steps is 9, and this .* moves nothing"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
         ("paper", {"run": {"precision": "fp8"}}, "bf16"),
-        ("paper", {"run": {"pasted": "hair"}}, "known: face, head, crop"),
+        ("paper", {"run": {"pasted": "hair"}}, "known: face, skin, crop"),
     ],
 )
 def test_bad_settings_are_usage_errors(preset: str, tables: dict[str, Any], words: str) -> None:
@@ -521,9 +521,9 @@ def test_what_is_pasted_and_which_domains_are_drawings_is_on_the_card(
 ) -> None:
     cards = [
         facestyle.load(start(data, tmp_path / "runs", **told).folder / "model.safetensors").card
-        for told in ({}, {"pasted": "head", "drawings": "red"})
+        for told in ({}, {"pasted": "skin", "drawings": "red"})
     ]
-    assert [(card.pasted, card.drawings) for card in cards] == [("face", ()), ("head", ("red",))]
+    assert [(card.pasted, card.drawings) for card in cards] == [("face", ()), ("skin", ("red",))]
     with pytest.raises(UsageError, match=r"'green', which is no domain .*blue, red"):
         start(data, tmp_path / "runs", drawings="red, green")
 

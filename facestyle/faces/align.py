@@ -50,15 +50,19 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
 MASK_SIDE = 256  # px; finer than any feather needs
+SKIN_SIDE = 192  # px; at half of it walls join the face, at more of it they do not, and it is slow
+SKIN_SURE = ((0.50, 0.55), (0.20, 0.30))  # an ellipse of nothing but face, on every template
+SKIN_PRIOR = ((0.50, 0.53), (0.34, 0.38))  # an ellipse of mostly face: where the search begins
+SKIN_FEATHER = 0.02  # share of the side
 MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
     # What of a crop goes back into the picture: centre and radii (shares of the side), the power
     # of a superellipse, and the share of it within which the mask is 1; at its edge it is 0.
     # An ellipse about the face, for models that repaint the background in a crop's corners too.
     # The eyes lie at 0.44 to 0.52, the chin at 0.9; the wide feather hides what is about them.
     "face": ((0.50, 0.53), (0.43, 0.47), 2, 0.60),
-    # As much as there may be of it without the background beside it: a drawn face is wider, its
-    # fringe ends within the photo's own hair.
-    "head": ((0.50, 0.52), (0.47, 0.48), 2.5, 0.60),
+    # As much as there may be of the face's skin, see ``skin``: a drawn face is wider, and what is
+    # drawn of hair and background is worse than the photo's own.
+    "skin": ((0.50, 0.52), (0.47, 0.48), 2.5, 0.60),
     # The crop up to its border, corners rounded: for models whose work is hair as well, and who
     # leave the background alone, or repaint everything in another manner.
     "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
@@ -165,11 +169,17 @@ def _cut(picture_HWC: Pixels, to_crop_23: NDArray[np.float64], side: int) -> Pix
 def crop_mask(side: int, pasted: str = "face") -> Floats:
     """(side, side) feathered mask in crop coordinates: 1 over what is pasted, 0 at the border."""
     centre, radii, power, core = MASKS[pasted]
+    t = np.clip((1 - _away(side, centre, radii, power)) / (1 - core), 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
+
+
+def _away(
+    side: int, centre: tuple[float, float], radii: tuple[float, float], power: float
+) -> Floats:
+    """(side, side) distances from a superellipse's centre; 1 on it."""
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = (np.abs(axis - centre[i]) / radii[i] for i in (0, 1))
-    away = (x[None] ** power + y[:, None] ** power) ** (1 / power)
-    t = np.clip((1 - away) / (1 - core), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    return np.asarray((x[None] ** power + y[:, None] ** power) ** (1 / power), np.float32)
 
 
 def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
@@ -184,8 +194,35 @@ def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
 def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
     if aligned.pasted == "all":
         return np.ones(shape, np.float32)
-    mask = crop_mask(MASK_SIDE, aligned.pasted)
-    return _to_picture(mask, aligned, corner, shape, MASK_SIDE)
+    skin_alone = aligned.pasted == "skin"
+    mask = crop_mask(SKIN_SIDE if skin_alone else MASK_SIDE, aligned.pasted)
+    if skin_alone:
+        mask = mask * skin(aligned.crop_HWC)
+    return _to_picture(mask, aligned, corner, shape, len(mask))
+
+
+def skin(crop_HWC: Pixels) -> Floats:
+    """(SKIN_SIDE, SKIN_SIDE) feathered mask of what has the colours of a crop's middle and hangs
+    together with it: the face up to hair, headscarf and wall, ears and neck with it.
+
+    GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004): two mixtures of colours, face and rest,
+    and the shortest border along edges. The same bytes for the same crop. Where a template shows
+    much around the face (``celeba``, ``stargan-v2``), fair hair may count as skin.
+    """
+    reduces = len(crop_HWC) > SKIN_SIDE
+    bgr = cv2.resize(
+        crop_HWC, (SKIN_SIDE, SKIN_SIDE),
+        interpolation=cv2.INTER_AREA if reduces else cv2.INTER_CUBIC,
+    )[..., ::-1]  # fmt: skip
+    labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
+    labels[_away(SKIN_SIDE, *SKIN_PRIOR, 2) < 1] = cv2.GC_PR_FGD
+    labels[_away(SKIN_SIDE, *SKIN_SURE, 2) < 1] = cv2.GC_FGD
+    cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
+    rest, face = np.zeros((1, 65)), np.zeros((1, 65))
+    everywhere = (0, 0, SKIN_SIDE, SKIN_SIDE)  # not looked at where there are labels
+    cv2.grabCut(np.ascontiguousarray(bgr), labels, everywhere, rest, face, 2, cv2.GC_INIT_WITH_MASK)
+    found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(found, (0, 0), SKIN_FEATHER * SKIN_SIDE), np.float32)
 
 
 def paste(

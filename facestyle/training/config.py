@@ -62,7 +62,7 @@ class RunConfig:
     """Template that the training pictures were aligned to, or ``none``; written into the model's
     card. Empty: what ``facestyle prepare`` noted in the data folder, else ``none``."""
     pasted: str = ""
-    """What of the crop goes back into a photo, ``face``, ``head`` or ``crop``, for the card.
+    """What of the crop goes back into a photo, ``face``, ``skin`` or ``crop``, for the card.
     Empty: what suits the family."""
     drawings: str = ""
     """Comma-separated domains that are drawings, for the card: pasted with firm lines."""
