@@ -50,7 +50,7 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
 MASK_SIDE = 256  # px; finer than any feather needs
-SKIN_SIDE = 192  # px; at half of it walls join the face, at more of it they do not, and it is slow
+SKIN_SIDE = 192  # px; at half of it walls join the face, and more is slow
 SKIN_SURE = ((0.50, 0.55), (0.20, 0.30))  # an ellipse of nothing but face, on every template
 SKIN_PRIOR = ((0.50, 0.53), (0.34, 0.38))  # an ellipse of mostly face: where the search begins
 SKIN_FEATHER = 0.02  # share of the side
@@ -202,8 +202,8 @@ def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int
 
 
 def skin(crop_HWC: Pixels) -> Floats:
-    """(SKIN_SIDE, SKIN_SIDE) feathered mask of what has the colours of a crop's middle and hangs
-    together with it: the face up to hair, headscarf and wall, ears and neck with it.
+    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of a crop's middle: the face
+    up to hair, headscarf and wall, ears and neck with it.
 
     GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004): two mixtures of colours, face and rest,
     and the shortest border along edges. The same bytes for the same crop. Where a template shows
