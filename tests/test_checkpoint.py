@@ -31,7 +31,7 @@ import numpy as np
 import pytest
 import torch
 
-from facestyle.card import ModelCard, card_from
+from facestyle.card import METADATA_KEY, ModelCard, card_from
 from facestyle.checkpoint import (
     WHOLE,
     Checkpoint,
@@ -387,6 +387,8 @@ def test_a_zip_archive_of_something_else(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:
     assert "folder" in refusal(tmp_path).message
+    (tmp_path / "best.safetensors").touch()
+    assert refusal(tmp_path).hint == "give a file in it: best.safetensors"
     with pytest.raises(WeightsError, match="no weights file") as caught:
         load_checkpoint(tmp_path / "none.ckpt")
     assert caught.value.exit_code == 4
@@ -436,6 +438,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"generator": {"\x1b[31m\n" + "x" * 999: torch.tensor(torch.nan)}},
         "NaN",
     ),
+    # A training checkpoint's own keys, of which a flipped bit or another program made these.
+    "card alone": (lambda: {METADATA_KEY: CARD.to_json()}, "no dict"),
+    "card that is none": (lambda: {METADATA_KEY: "{", "model": parts()}, "card is not JSON"),
+    "model that is none": (lambda: {METADATA_KEY: CARD.to_json(), "model": {"a": 1}}, "no network"),
 }
 
 
@@ -660,7 +666,6 @@ def _with_card(text: str) -> bytes:
     """A safetensors file of ours whose digest fits, with any text for a card."""
     import safetensors.torch
 
-    from facestyle.card import METADATA_KEY
     from facestyle.checkpoint import DIGEST_KEY, _digest
 
     flat = {"generator/w": torch.zeros(2)}

@@ -194,10 +194,11 @@ def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
 def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
     if aligned.pasted == "all":
         return np.ones(shape, np.float32)
-    skin_alone = aligned.pasted == "skin"
-    mask = crop_mask(SKIN_SIDE if skin_alone else MASK_SIDE, aligned.pasted)
-    if skin_alone:
-        mask = mask * skin(aligned.crop_HWC)
+    mask: Floats
+    if aligned.pasted == "skin":
+        mask = crop_mask(SKIN_SIDE, "skin") * skin(aligned.crop_HWC)
+    else:
+        mask = crop_mask(MASK_SIDE, aligned.pasted)
     return _to_picture(mask, aligned, corner, shape, len(mask))
 
 
