@@ -147,6 +147,14 @@ def restyled(
     ]
 
 
+def reshaped(picture_HWC: np.ndarray, face: Restyled) -> tuple[np.ndarray, AlignedFace]:
+    """Picture and crop with the face's shape moved, into which its result is pasted; both as they
+    are of a model that moves none."""
+    if face.flow_HW2 is None:
+        return picture_HWC, face.aligned
+    return reshape(picture_HWC, face.aligned, face.flow_HW2)
+
+
 def paste_all(
     picture_HWC: np.ndarray,
     faces: Sequence[Restyled],
@@ -156,9 +164,7 @@ def paste_all(
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
     for face in faces:
-        aligned = face.aligned
-        if face.flow_HW2 is not None:
-            picture_HWC, aligned = reshape(picture_HWC, aligned, face.flow_HW2)
+        picture_HWC, aligned = reshaped(picture_HWC, face)
         picture_HWC = paste(
             picture_HWC, aligned, face.result_HWC, detail=detail, tone=tone, drawing=face.drawing
         )

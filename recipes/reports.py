@@ -26,7 +26,7 @@ import facestyle
 from facestyle.faces import Detector
 from facestyle.faces.align import align, paste_mask, template_points, whole
 from facestyle.images import from_model, read_picture, to_model
-from facestyle.pipeline import aligned_faces
+from facestyle.pipeline import aligned_faces, reshaped, translate_crops
 from facestyle.translator import Edit, Style, Translator
 
 STYLES = 10  # latent styles a photo behind the diversity
@@ -74,7 +74,6 @@ class Bench:
     def result(self, source: Portrait, style: Style, classifier: Classifier) -> Result:
         """The photo in one style; the source's landmarks serve for all crops."""
         known, before_HWC = KnownFace(source.face), source.pixels_HWC
-        (aligned,) = aligned_faces(before_HWC, self.model, detector=known)
         picture_HWC = facestyle.restyle(
             before_HWC,
             self.model,
@@ -85,6 +84,11 @@ class Bench:
         )
         crop_HWC = judges.cut(picture_HWC, source.face.landmarks_52)
         embedding_E = self.embed(crop_HWC)
+        # Of a model that moves shapes, the photo that is pasted into, and where it is, are moved.
+        (face,) = translate_crops(
+            aligned_faces(before_HWC, self.model, detector=known), self.model, style
+        )
+        into_HWC, aligned = reshaped(before_HWC, face)
         mask_HW = paste_mask(aligned, *before_HWC.shape[:2])
         return Result(
             source=source,
@@ -95,7 +99,7 @@ class Bench:
             p_A=classifier.answers([classifier.view(picture_HWC, source.face)])[0],
             identity=float(self.embed(source.crop_HWC) @ embedding_E),
             change=measures.change(crop_HWC, source.crop_HWC),
-            seam=measures.seam(picture_HWC, before_HWC, mask_HW),
+            seam=measures.seam(picture_HWC, into_HWC, mask_HW),
         )
 
     def head(self, who: Portrait, picture_HWC: Pixels | None = None) -> Pixels:
