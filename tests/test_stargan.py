@@ -720,6 +720,7 @@ def test_an_item_is_a_function_of_its_random_stream() -> None:
         {"warmup_steps": -1},
         {"mismatch": -1.0, "judge": "attributes"},
         {"mismatch": 1.0, "judge": "whole"},
+        {"mirror": -1.0},
         {"reconstruct_every": 0},
         {"warp": -1.0, "roughness": 1.0},
         {"warp": 1.0},
@@ -833,6 +834,27 @@ def test_first_the_judge_learns_alone_then_both() -> None:
     assert not torch.equal(weights_of_task(task)["G"], before["G"])
     assert ["D/r1" in step for step in losses] == [i % R1_EVERY == 0 for i in range(9)]
     assert ["G/rec" in step for step in losses] == [False, False, False, *[True, False] * 3]
+
+
+def test_mirrored_faces_may_be_held_to_mirrored_results() -> None:
+    batch = labelled_batch()
+    x, target = batch["x_NCHW"], batch["target_NA"]
+
+    def losses(weight: float, steps: int) -> list[float]:
+        torch.manual_seed(0)
+        task = Task(by_attribute(mirror=weight, g_lr=1e-3), 2)
+        generator = task.networks["G"]
+        assert isinstance(generator, Painter)
+        torch.nn.init.normal_(generator.painted.weight, std=0.3)
+        with torch.inference_mode():
+            apart = generator(x, target) - generator(x.flip(3), target).flip(3)
+        found = [task.step(batch)["G/mirror"] for _ in range(steps)]
+        assert found[0] == pytest.approx(float(apart.abs().mean()), rel=1e-4)
+        return found
+
+    free, held = losses(1e-6, 40), losses(10.0, 40)
+    assert held[0] > 0.05
+    assert held[-1] < 0.5 * min(held[0], free[-1])
 
 
 def weights_of_task(task: Task) -> dict[str, Tensor]:

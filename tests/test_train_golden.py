@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,13 @@ def written_out(
     optimisers: dict[str, torch.optim.Optimizer],
     batch: dict[str, Tensor],
     diversity: float,
+    c: Config,
 ) -> dict[str, float]:
     """One iteration as the paper and the golden's ``order`` say it, with no work saved."""
     g, m, e, d = (
         nets[n] for n in ("generator", "mapping_network", "style_encoder", "discriminator")
     )
     x, y, target = batch["x_NCHW"], batch["y_N"], batch["y_ref_N"]
-    c = DOUBLE
     losses: dict[str, float] = {}
 
     def bce(logits: Tensor, wanted: float) -> Tensor:
@@ -214,6 +215,9 @@ def written_out(
             "cyc": F.l1_loss(g(fake, e(x, y)), x),
         }
         total = terms["adv"] + c.style * terms["sty"] + c.cycle * terms["cyc"]
+        if c.mirror:
+            terms["mirror"] = F.l1_loss(g(x.flip(3), s), fake.flip(3))
+            total = total + c.mirror * terms["mirror"]
         parts = ["generator", "mapping_network", "style_encoder"]
         update(total - diversity * terms["ds"], *parts[: 3 if source == "latent" else 1])
         losses |= {f"G/{source}/{name}": value.item() for name, value in terms.items()}
@@ -224,11 +228,15 @@ def written_out(
     return losses
 
 
-def test_three_iterations_equal_the_step_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mirror", [0.0, 0.9])
+def test_three_iterations_equal_the_step_written_out(
+    mirror: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In float64; three domains for two samples, so that a domain goes without gradient."""
     monkeypatch.setattr(torch.Tensor, "float", lambda x: x)  # double stays double
     torch.manual_seed(0)
-    task = Task(DOUBLE, 3)
+    config = replace(DOUBLE, mirror=mirror)
+    task = Task(config, 3)
     for network in (*task.networks.values(), *task.averages.values()):
         network.double()
         for value in network.state_dict().values():
@@ -254,7 +262,7 @@ def test_three_iterations_equal_the_step_written_out(monkeypatch: pytest.MonkeyP
             "y_ref_N": torch.tensor([1, (index + 1) % 3]),
         }
         weight = DOUBLE.diversity * (1 - index / DOUBLE.diversity_steps)
-        expected = written_out(nets, averages, optimisers, batch, weight)
+        expected = written_out(nets, averages, optimisers, batch, weight, config)
         assert task.step(batch) == pytest.approx(expected, rel=1e-9)
     for mine, plain in ((task.networks, nets), (task.averages, averages)):
         for part, network in mine.items():

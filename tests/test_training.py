@@ -445,6 +445,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"mismatch": -1.0}}, "mismatch is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"colour": -1.0}}, "colour is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"codes": -1.0}}, "codes is -1.0, expected 0 or more"),
+        ("paper", {"stargan-v2": {"mirror": -1.0}}, "mirror is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"roughness_steps": -1}}, "roughness_steps is -1, expected 0"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),

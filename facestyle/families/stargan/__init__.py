@@ -214,8 +214,8 @@ class StarGAN:
             if getattr(config, name) < 1:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
         for name in (
-            "g_blocks", "roughness", "warp", "warp_steps", "crop", "mismatch", "warmup_steps",
-            "constant_steps", "decay_steps",
+            "g_blocks", "roughness", "warp", "warp_steps", "crop", "mismatch", "mirror",
+            "warmup_steps", "constant_steps", "decay_steps",
         ):  # fmt: skip
             if getattr(config, name) < 0:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")

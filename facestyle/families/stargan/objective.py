@@ -91,6 +91,9 @@ class Config:
     """Weight of the reconstruction loss."""
     reconstruct_every: int = 1
     """The reconstruction is computed at every N-th of the generator's steps: it costs half."""
+    mirror: float = 0.0
+    """Weight of how far the result of a mirrored face is from the mirrored result: both eyes
+    become alike. Not the published way."""
     penalty: float = 10.0
     """Weight of the gradient penalty."""
 
@@ -357,9 +360,14 @@ class Task:
                 back = self._generator(fake, self._wanted(target, batch["label_NA"]))
             losses["G/rec"] = (back.float() - x).abs().mean()
             total = total + config.reconstruct * losses["G/rec"]
+        wanted = self._wanted(batch["label_NA"], target)
+        if config.mirror:
+            with self._autocast():
+                other = self._generator(x.flip(3), wanted).float().flip(3)
+            losses["G/mirror"] = (other - fake).abs().mean()
+            total = total + config.mirror * losses["G/mirror"]
         if config.roughness:
             with self._autocast():
-                wanted = self._wanted(batch["label_NA"], target)
                 spent = costs(self._generator, x, wanted, fake)
             losses |= {f"G/{name}": value for name, value in spent.items()}
             risen = min(1.0, self.step_index / max(1, config.constant_steps))

@@ -182,7 +182,7 @@ class StarGANv2:
             )
         least = {
             "roughness": 0, "roughness_steps": 0, "warmup_steps": 0, "mismatch": 0, "colour": 0,
-            "codes": 0, "warp": 0, "warp_steps": 0, "blocks": 1, "judge_width": 1,
+            "codes": 0, "mirror": 0, "warp": 0, "warp_steps": 0, "blocks": 1, "judge_width": 1,
         }  # fmt: skip
         for name, lowest in least.items():
             if getattr(config, name) < lowest:

@@ -105,6 +105,9 @@ class Config:
     """Iterations over which the diversity weight falls to 0."""
     cycle: float = 1.0
     """Weight of the cycle loss."""
+    mirror: float = 0.0
+    """Weight of how far the result of a mirrored source is from the mirrored result: both eyes
+    become alike. Not the published way."""
     ema: float = 0.999
     """Decay of the averaged weights, an iteration."""
     augment: bool = False
@@ -361,6 +364,13 @@ class Task:
             logits = self.networks["discriminator"](self._shown(fake), y_ref).float()
         losses["adv"] = cross_entropy(logits, real=True)
         losses["adv"].backward()
+
+        if config.mirror:
+            aside = x.flip(3)
+            with self._autocast():
+                other = generator(aside, s, *self._masks(aside)).float().flip(3)
+            losses["mirror"] = (other - fake.float()).abs().mean()
+            (config.mirror * losses["mirror"]).backward()
 
         with self._autocast():
             s_back = encoder(fake, y_ref).float()
