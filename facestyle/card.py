@@ -49,8 +49,8 @@ class ModelCard:
     was: faces were seen larger than on the template, see ``zoom``."""
     pasted: str = "face"
     """What of an aligned crop goes back into the photo: the ``face`` by an ellipse, its ``skin`` by
-    its colours, for drawings, whose eyes and chin reach to its border, or all of the ``crop`` for
-    models that change hair too (``faces.align.MASKS``)."""
+    its colours, so that hair and background stay the photo's, or all of the ``crop`` for models
+    that change hair too (``faces.align.MASKS``)."""
     drawings: tuple[str, ...] = ()
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""

@@ -233,7 +233,9 @@ def _refuse_code(path: Path, file: IO[bytes]) -> None:
 
 
 def _corrupt(path: Path, detail: str) -> CheckpointError:
-    return CheckpointError(f"{path.name} is corrupt ({detail})", "download it again")
+    return CheckpointError(
+        f"{path.name} is corrupt ({detail})", "download it again, or take another copy"
+    )
 
 
 def _shown(text: str) -> str:

@@ -120,7 +120,8 @@ class Shaper(nn.Module):
     """Image and what is wanted → flow (Dorta et al., The GAN that Warped, CVPR 2020).
 
     Coarse, so that neighbours move together; none at the crop's border, which the photo goes on
-    beyond.
+    beyond. A mirrored face moves as the face does, mirrored: looked at both ways, for otherwise
+    one eye narrows and the other does not.
     """
 
     def __init__(self, vector: int, width: int) -> None:
@@ -141,11 +142,15 @@ class Shaper(nn.Module):
         """(N, 3, H, W) faces and (N, V) wishes → (N, 16, 16, 2), float32; of faces below 64 px
         half their side."""
         x = F.avg_pool2d(x_NCHW, max(1, x_NCHW.shape[2] // SHAPED_SIDE))
-        x = self.down(F.relu(self.stem(x)))
+        x = self.down(F.relu(self.stem(torch.cat([x, x.flip(3)]))))
+        wanted_2V = torch.cat([wanted_NV, wanted_NV])
         for block in self.blocks:
-            x = block(x, wanted_NV)
-        flow_NHW2 = FARTHEST * torch.tanh(self.flow(F.relu(x)).float()).permute(0, 2, 3, 1)
-        return flow_NHW2 * _inside(x.shape[2], x.device)[..., None]
+            x = block(x, wanted_2V)
+        flow_2HW2 = torch.tanh(self.flow(F.relu(x)).float()).permute(0, 2, 3, 1)
+        one, other = flow_2HW2.chunk(2)
+        across, down = other.flip(2).unbind(3)
+        even_NHW2 = (one + torch.stack([-across, down], dim=3)) / 2
+        return FARTHEST * even_NHW2 * _inside(x.shape[2], x.device)[..., None]
 
 
 def warped(x_NCHW: Tensor, flow_NhW2: Tensor) -> Tensor:

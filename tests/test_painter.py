@@ -94,6 +94,21 @@ def test_a_shaper_begins_still_and_stays_within_bounds() -> None:
     assert float(flow[:, [0, -1]].abs().max()) < 0.15 * FARTHEST
 
 
+def test_a_mirrored_face_moves_as_the_face_does() -> None:
+    torch.manual_seed(0)
+    shaper = Shaper(2, 8)
+    nn.init.normal_(shaper.flow.weight, std=0.3)
+    x, wanted = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 2)
+    with torch.inference_mode():
+        flow, mirrored = shaper(x, wanted), shaper(x.flip(3), wanted)
+    assert float(flow.abs().mean()) > 0.1 * FARTHEST
+    assert torch.allclose(mirrored.flip(2)[..., 0], -flow[..., 0], atol=1e-6)
+    assert torch.allclose(mirrored.flip(2)[..., 1], flow[..., 1], atol=1e-6)
+    # And so does the picture.
+    with torch.inference_mode():
+        assert torch.allclose(warped(x.flip(3), mirrored).flip(3), warped(x, flow), atol=1e-5)
+
+
 def test_strain_is_of_what_stretches_not_of_what_moves() -> None:
     still = torch.full((1, 16, 16, 2), 0.05)
     assert float(strain(still)) == 0

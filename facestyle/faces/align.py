@@ -61,8 +61,8 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
     # An ellipse about the face, for models that repaint the background in a crop's corners too.
     # The eyes lie at 0.44 to 0.52, the chin at 0.9; the wide feather hides what is about them.
     "face": ((0.50, 0.53), (0.43, 0.47), 2, 0.60),
-    # As much as there may be of the face's skin, see ``skin``: a drawn face is wider, and what is
-    # drawn of hair and background is worse than the photo's own.
+    # As much as there may be of the face's skin, see ``skin``: what a model makes of hair and
+    # background is worse than the photo's own.
     "skin": ((0.50, 0.52), (0.47, 0.48), 2.5, 0.60),
     # The crop up to its border, corners rounded: for models whose work is hair as well, and who
     # leave the background alone, or repaint everything in another manner.
