@@ -112,6 +112,7 @@ def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
             "mismatch": 1.0,
             "colour": 2.5,
             "codes": 1.0,
+            "mirror": 3.0,
             "style": 0.1,
             "diversity": 0.3,
             "diversity_steps": steps,
@@ -174,6 +175,7 @@ RECIPES = {
         about=f"{CELEBA}; aligned UTKFace crops, the middle 93 of 128 px, their border drawn out",
         domains="female,male",
         licence=BOTH,
+        pasted="skin",  # what is painted of hair and wall is haze
         cpu=(Stage(tables=_female_male(12_000, 8)),),
         gpu=(
             Stage(
@@ -189,7 +191,7 @@ RECIPES = {
         about=WITH_ANIME,
         domains="portrait,anime",
         alignment="anime",
-        pasted="skin",  # the photo's own hair and background are better than what is drawn of them
+        pasted="skin",  # so is what is drawn of them
         drawings="anime",
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
@@ -329,6 +331,7 @@ RECIPES = {
                         "d_width": 24,
                         "roughness": 1.5,
                         "penalty": 0.1,
+                        "mirror": 3.0,
                         "warmup_steps": 600,
                         "warp": 500.0,
                         "warp_steps": 900,
@@ -347,6 +350,7 @@ RECIPES = {
                         "g_width": 18,
                         "d_width": 24,
                         "penalty": 0.1,
+                        "mirror": 3.0,
                         "reconstruct_every": 1,
                         "warmup_steps": 1_000,
                         "warp": 500.0,
