@@ -142,15 +142,16 @@ class Shaper(nn.Module):
         """(N, 3, H, W) faces and (N, V) wishes → (N, 16, 16, 2), float32; of faces below 64 px
         half their side."""
         x = F.avg_pool2d(x_NCHW, max(1, x_NCHW.shape[2] // SHAPED_SIDE))
-        x = self.down(F.relu(self.stem(torch.cat([x, x.flip(3)]))))
-        wanted_2V = torch.cat([wanted_NV, wanted_NV])
+        other_NHW2 = self._one_way(x.flip(3), wanted_NV).flip(2)
+        mirrored_NHW2 = torch.stack([-other_NHW2[..., 0], other_NHW2[..., 1]], dim=3)
+        even_NHW2 = (self._one_way(x, wanted_NV) + mirrored_NHW2) / 2
+        return FARTHEST * even_NHW2 * _inside(even_NHW2.shape[1], x.device)[..., None]
+
+    def _one_way(self, x_NCHW: Tensor, wanted_NV: Tensor) -> Tensor:
+        x = self.down(F.relu(self.stem(x_NCHW)))
         for block in self.blocks:
-            x = block(x, wanted_2V)
-        flow_2HW2 = torch.tanh(self.flow(F.relu(x)).float()).permute(0, 2, 3, 1)
-        one, other = flow_2HW2.chunk(2)
-        across, down = other.flip(2).unbind(3)
-        even_NHW2 = (one + torch.stack([-across, down], dim=3)) / 2
-        return FARTHEST * even_NHW2 * _inside(x.shape[2], x.device)[..., None]
+            x = block(x, wanted_NV)
+        return torch.tanh(self.flow(F.relu(x)).float()).permute(0, 2, 3, 1)
 
 
 def warped(x_NCHW: Tensor, flow_NhW2: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ def following(groups: Sequence[np.ndarray]) -> Scores:
 
 
 def seam(result_HWC: np.ndarray, source_HWC: np.ndarray, mask_HW: np.ndarray) -> float:
-    """Gradient across the mask's contours, result over source, on the worst of them.
+    """Gradient across the mask's contours, result over source, on the worst of them; the source is
+    what the result was pasted into.
 
     The contours divide the mask's edge (where it is between 0 and 1) into rings, because a
     visible seam is a thin line and would drown in the mean over a wide edge. 1 is no seam; on

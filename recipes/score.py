@@ -8,7 +8,8 @@ the path that users take:
 
 identity   cosine of a face embedding (MobileFaceNet) between photo and result
 change     mean colour distance between the faces of photo and result, CIE76
-seam       gradient across the edge of what was pasted, over the photo's own in the same place
+seam       gradient across the edge of what was pasted, over that in the same place of the photo
+           that it was pasted into (of a model that moves shapes, the photo with its shape moved)
 
 **Female and male, latent styles and references (StarGAN v2)**
 
