@@ -191,7 +191,7 @@ RECIPES = {
         about=WITH_ANIME,
         domains="portrait,anime",
         alignment="anime",
-        pasted="skin",  # so is what is drawn of them
+        pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
