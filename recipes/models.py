@@ -94,9 +94,9 @@ class Recipe:
 
 
 def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
-    """Tables of female-male: a painter that first learns to move, a judge that is kept knowing
-    women from men, a style encoder that is kept reading colours, and drawn styles like those that
-    it reads."""
+    """Tables of female-male: a painter that first learns to move and treats both sides of a face
+    alike, a judge that is kept knowing women from men, a style encoder that is kept reading
+    colours, and drawn styles like those that it reads."""
     return {
         "run": {"steps": steps, "batch_size": batch_size},
         "stargan-v2": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,18 @@ import judges
 import measures
 import numpy as np
 import pytest
+import reports
+import torch
 
+from facestyle.backend_torch import TorchBackend
+from facestyle.card import ModelCard
+from facestyle.faces import find_faces
 from facestyle.faces.align import align, paste_mask, template_points
+from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
+from facestyle.painter import Painter
+from facestyle.pipeline import restyle
+from facestyle.translator import Style, Translator
 
 
 def features(seed: int, count: int = 200, shift: float = 0, turn: float = 1) -> np.ndarray:
@@ -74,6 +84,41 @@ def test_a_seam_is_1_where_nothing_was_pasted_and_grows_with_a_step(photo: Path)
     assert measures.seam(picture, picture, mask) == 1
     assert 1.02 < stepped(15) < stepped(40)
     assert feathered(40) < stepped(40)
+
+
+def test_what_a_model_moves_is_no_seam(photo: Path) -> None:
+    """A painter that moves much and paints nothing, with the mask that ends where the face does."""
+    torch.manual_seed(0)
+    painter = Painter(vector=4, width=4, widest=8, blocks=1, depth=2, shaper=8).eval()
+    assert painter.shaper is not None
+    torch.nn.init.normal_(painter.shaper.flow.weight, std=0.3)
+    card = ModelCard(
+        family="stargan-v2", image_size=64, domains=judges.GENDERS, styles=("latent",),
+        latent_dim=4, alignment="celeba-square", pasted="skin",
+    )  # fmt: skip
+    model = Translator(card, TorchBackend({"generator": painter, "flow": painter.shaper}, "cpu"))
+    style = Style(domain="male", code_NS=np.ones((1, 4), np.float32), drawn=True, origin="a test")
+    picture = read_picture(photo).pixels_HWC
+    (face,) = find_faces(picture, open_detector("builtin"))
+    crop = judges.cut(picture, face.landmarks_52)
+    person = judges.Portrait(
+        name="a", domain="female", pixels_HWC=picture, face=face, crop_HWC=crop
+    )
+    bench = reports.Bench(
+        model=model,
+        people=[person],
+        detector=judges.KnownFace(face),
+        embed=lambda crop_HWC: np.ones(1),
+        options=argparse.Namespace(detail=None, tone=None, thumbnail=32),
+    )
+    knows_nothing = judges.Classifier(
+        subject=judges.GENDER, network=torch.nn.Flatten(), held_out={}
+    )
+    result = bench.result(person, style, knows_nothing)
+    moved = restyle(picture, model, style, detector=judges.KnownFace(face))
+    unmoved = align(picture, face.landmarks_52, "celeba-square", 64, "skin")
+    assert measures.seam(moved, picture, paste_mask(unmoved, *picture.shape[:2])) > 1.2
+    assert result.seam < 1.05
 
 
 def test_change_is_the_distance_of_colours_and_looks_at_the_inner_face_alone() -> None:
