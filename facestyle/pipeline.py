@@ -85,11 +85,13 @@ def usual_detail(card: ModelCard, template: str) -> float:
 
 def usual_tone(card: ModelCard, template: str, style: Style) -> float:
     """All of a face's own where a seed draws the style, or it becomes a drawing: asked for is
-    another face or another manner, not another skin. A reference's tone is part of what it is
-    given for."""
+    another face or another manner, not another skin. Half of it by reference, whose tone is part
+    of what it is given for, but ears and neck keep theirs."""
     if template == "none" or card.pasted == "crop":
         return 0.0
-    return 1.0 if style.drawn or style.domain in card.drawings else 0.0
+    if style.drawn or style.domain in card.drawings:
+        return 1.0
+    return 0.0 if style.code_NS is None else 0.5
 
 
 def aligned_faces(

@@ -159,11 +159,14 @@ def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     assert usual_detail(face, "none") == usual_detail(crop, "none") == 0
     assert usual_detail(drawn, "celeba") == usual_detail(replace(drawn, pasted="crop"), "none") == 0
     model = fake_model()
-    seeded, read = model.sample_style("bright"), Style(domain="bright", origin="reference")
-    assert usual_tone(face, "celeba", seeded) == usual_tone(drawn, "celeba", read) == 1
-    assert usual_tone(face, "celeba", read) == usual_tone(crop, "celeba", seeded) == 0
-    assert usual_tone(drawn, "celeba", Style(domain="dark", origin="reference")) == 0
-    assert usual_tone(drawn, "none", seeded) == 0
+    seeded, fixed = model.sample_style("bright"), Style(domain="bright", origin="fixed")
+    read = replace(seeded, drawn=False, origin="reference")
+    for style in (seeded, fixed, read):
+        assert usual_tone(drawn, "celeba", style) == 1
+        assert usual_tone(crop, "celeba", style) == usual_tone(drawn, "none", style) == 0
+    assert usual_tone(face, "celeba", seeded) == 1
+    assert 0 < usual_tone(face, "celeba", read) < 1
+    assert usual_tone(face, "celeba", fixed) == 0
 
 
 def test_largest_all_and_number_choose_faces(picture: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
+from facestyle.faces.align import paste, whole
 from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,
@@ -34,6 +36,7 @@ from facestyle.families.stargan_v2.objective import (
     colour_difference,
     diversity_weight,
     energy_distance,
+    keep_tone,
     sample,
 )
 from facestyle.painter import Painter
@@ -289,6 +292,44 @@ def test_colours_of_a_reference_are_compared_where_the_face_is() -> None:
     assert float(colour_difference(face, corners)) == 0 < float(colour_difference(face, middle))
 
 
+def test_a_tone_is_kept_in_training_as_in_a_picture() -> None:
+    noise = np.random.default_rng(0)
+    photo, made = (
+        cv2.resize(noise.integers(0, 256, (5, 5, 3), np.uint8), (64, 64)) for _ in range(2)
+    )
+    for tone in (0.4, 1.0):
+        shown = paste(photo, whole(photo, 64), made, detail=0.0, tone=tone)
+        fake, x = (torch.from_numpy(one).permute(2, 0, 1)[None] / 255 for one in (made, photo))
+        kept = 255 * keep_tone(fake, x, tone)[0].permute(1, 2, 0).clamp(0, 1)
+        assert np.abs(kept.numpy() - shown).max() < 0.51  # a byte's rounding
+    assert np.abs(made.astype(float) - shown).mean() > 20
+
+
+def test_of_a_tone_that_is_kept_no_loss_sees_anything_but_its_cost() -> None:
+    """A shade over all of a result, by latent code and by reference."""
+
+    def losses(tone: float, shade: float) -> dict[str, float]:
+        torch.manual_seed(0)
+        config = replace(
+            JUDGED, roughness=1.0, blocks=1, warmup_steps=0, alternate=False, mirror=1.0, tone=tone,
+            lr=0.0,
+        )  # fmt: skip
+        task, noise = Task(config, 2), torch.Generator().manual_seed(0)
+        generator = task.networks["generator"]
+        torch.nn.init.normal_(generator.get_parameter("painted.weight"), std=0.02)
+        torch.nn.init.constant_(generator.get_parameter("painted.bias"), shade)
+        batch = judged_batch(noise)
+        return task.step(batch | {name: 0.3 * batch[name] for name in ("x_NCHW", "ref_NCHW")})
+
+    plain, shaded, seen = losses(1.0, 0.0), losses(1.0, 0.2), losses(0.0, 0.2)
+    for name in ("D/latent/fake", "G/latent/adv", "G/latent/ds", "G/latent/mirror"):
+        assert shaded[name] == pytest.approx(plain[name], rel=1e-4), name
+    for name in ("D/latent/fake", "G/latent/adv"):
+        assert seen[name] != pytest.approx(plain[name], rel=1e-3), name
+    for name in ("G/latent/rough", "G/latent/sty", "D/reference/fake"):
+        assert shaded[name] != pytest.approx(plain[name], rel=1e-3), name
+
+
 def test_energy_distance_is_least_between_samples_of_one_distribution() -> None:
     torch.manual_seed(0)
     y_M = torch.arange(600) % 2
@@ -445,6 +486,7 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"mismatch": -1.0}}, "mismatch is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"colour": -1.0}}, "colour is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"codes": -1.0}}, "codes is -1.0, expected 0 or more"),
+        ("paper", {"stargan-v2": {"tone": 1.5}}, "tone is 1.5, expected a share from 0 to 1"),
         ("paper", {"stargan-v2": {"mirror": -1.0}}, "mirror is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"roughness_steps": -1}}, "roughness_steps is -1, expected 0"),
         ("paper", {"stargan-v2": {"roughness": 1.0, "blocks": 0}}, "expected 1 or more"),

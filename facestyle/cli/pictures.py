@@ -57,7 +57,7 @@ Tone = Annotated[
         min=0,
         max=1,
         help="How much of the photo's skin tone stays (default: 1 by seed and for drawings, "
-        "0 by reference).",
+        "0.5 by reference).",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo results that exist.")]

@@ -200,7 +200,7 @@ def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int
         mask = crop_mask(SKIN_SIDE, "skin") * skin(aligned.crop_HWC)
     else:
         mask = crop_mask(MASK_SIDE, aligned.pasted)
-    return _to_picture(mask, aligned, corner, shape, len(mask))
+    return _to_picture(mask, aligned, corner, shape, len(mask), outside_is_zero=True)
 
 
 def skin(crop_HWC: Pixels) -> Floats:
@@ -259,10 +259,16 @@ def paste(
     window, to_window = _window(aligned, height, width)
     if window is None:
         return output
-    side = len(result_HWC)
-    source = picture_HWC[window].astype(np.float32) / 255
-    shape = source.shape[:2]
-    mask = _window_mask(aligned, to_window, shape)[..., None]
+    mask = _window_mask(aligned, to_window, output[window].shape[:2])
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return output
+    # What is pasted is often half of what was cut.
+    within = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    mask, pasted = mask[within][..., None], output[window][within]
+    to_window = (to_window[0] + int(columns[0]), to_window[1] + int(rows[0]))
+    side, shape = len(result_HWC), mask.shape[:2]
+    source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
     result = result_HWC.astype(np.float32) / 255
     if tone > 0:
@@ -286,12 +292,12 @@ def paste(
         kept = source + change
         # Where the model changes much, the photo's detail (a beard's stubble, a brow) is no
         # longer that of the result: let it fade.
-        strength = np.abs(change).mean(axis=2, keepdims=True) / FINE_KEEP
-        share = min(1.0, 2 * detail) / (1 + strength**2)
+        mean = np.asarray(cv2.transform(np.abs(change), np.full((1, 3), 1 / 3)), np.float32)
+        share = min(1.0, 2 * detail) / (1 + (mean[..., None] / FINE_KEEP) ** 2)
         plain = plain + share * (kept - plain)
     blended = source + mask * (np.clip(plain, 0, 1) - source)
-    changed = mask[..., 0] > 0
-    output[window][changed] = np.rint(blended[changed] * 255).astype(np.uint8)
+    # Where the mask is 0, a byte over 255 comes back as that byte.
+    pasted[:] = np.rint(255 * blended)
     return output
 
 
@@ -350,11 +356,14 @@ def reshape(
     window, to_window = _window(aligned, height, width)
     if window is None:
         return output, moved
-    shape = output[window].shape[:2]
-    mask = _to_picture(crop_mask(MASK_SIDE, "crop"), aligned, to_window, shape, MASK_SIDE)
-    placed = _to_picture(side * flow_HW2, aligned, to_window, shape, len(flow_HW2))
     to_picture_22 = cv2.invertAffineTransform(aligned.to_crop_23)[:, :2].astype(np.float32)
-    in_picture = mask[..., None] * (placed @ to_picture_22.T)
+    fine = cv2.resize(
+        side * flow_HW2 @ to_picture_22.T, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_CUBIC
+    )
+    in_picture = _to_picture(
+        crop_mask(MASK_SIDE, "crop")[..., None] * fine, aligned, to_window,
+        output[window].shape[:2], MASK_SIDE, outside_is_zero=True,
+    )  # fmt: skip
     output[window] = _displaced(output[window], in_picture, cv2.INTER_CUBIC)
     return output, moved
 
@@ -387,10 +396,10 @@ def overlay(picture_HWC: Pixels, aligned: AlignedFace, heat_HW: Floats) -> Pixel
         heat.astype(np.float32), (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_CUBIC
     )
     shape = output[window].shape[:2]
-    placed = np.clip(
-        _to_picture(np.asarray(fine, np.float32), aligned, to_window, shape, MASK_SIDE), 0, 1
+    placed = _to_picture(
+        np.asarray(fine, np.float32), aligned, to_window, shape, MASK_SIDE, outside_is_zero=True
     )
-    bgr = cv2.applyColorMap(np.rint(placed * 255).astype(np.uint8), cv2.COLORMAP_JET)
+    bgr = cv2.applyColorMap(np.rint(np.clip(placed, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)
     share = 0.5 * _window_mask(aligned, to_window, shape)[..., None]
     mixed = output[window] + share * (bgr[..., ::-1].astype(np.float32) - output[window])
     output[window] = np.rint(mixed).astype(np.uint8)
@@ -439,7 +448,13 @@ def _window(
 
 
 def _to_picture(
-    values: Floats, aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...], side: int
+    values: Floats,
+    aligned: AlignedFace,
+    corner: tuple[int, int],
+    shape: tuple[int, ...],
+    side: int,
+    *,
+    outside_is_zero: bool = False,
 ) -> Floats:
     """Resample values on a crop of ``side`` px into a window of the picture."""
     ratio = side / len(aligned.crop_HWC)
@@ -449,7 +464,7 @@ def _to_picture(
     shrink = ratio * aligned.scale
     if shrink > 1:
         values = np.asarray(cv2.GaussianBlur(values, (0, 0), 0.4 * shrink), np.float32)
-    return _warp(values, inverse, (shape[1], shape[0]), outside_is_zero=values.ndim == 2)
+    return _warp(values, inverse, (shape[1], shape[0]), outside_is_zero=outside_is_zero)
 
 
 def _warp(

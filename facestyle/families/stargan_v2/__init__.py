@@ -187,8 +187,9 @@ class StarGANv2:
         for name, lowest in least.items():
             if getattr(config, name) < lowest:
                 raise UsageError(f"{name} is {getattr(config, name)}, expected {lowest} or more")
-        if not 0 <= config.other_domain <= 1:
-            raise UsageError(f"other_domain is {config.other_domain}, expected a share from 0 to 1")
+        for name in ("other_domain", "tone"):
+            if not 0 <= getattr(config, name) <= 1:
+                raise UsageError(f"{name} is {getattr(config, name)}, expected a share from 0 to 1")
         if config.roughness and config.w_hpf:
             raise UsageError(
                 "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",

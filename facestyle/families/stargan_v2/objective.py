@@ -10,6 +10,7 @@ published order and owns the optimisers. Knows nothing of files, folders or prog
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.augment import diff_augment
+from facestyle.faces.align import TONE_SIGMA
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
     MappingNetwork,
@@ -108,6 +110,10 @@ class Config:
     mirror: float = 0.0
     """Weight of how far the result of a mirrored source is from the mirrored result: both eyes
     become alike. Not the published way."""
+    tone: float = 0.0
+    """How much of a source's skin tone and light its results by latent code keep, 0 to 1, wherever
+    a loss looks at them: what ``align.paste`` leaves of them at 1 is what ``translate`` shows, so
+    no style is learned that users would not see. Not the published way."""
     ema: float = 0.999
     """Decay of the averaged weights, an iteration."""
     augment: bool = False
@@ -170,6 +176,30 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
     radius_HW = torch.hypot(along[:, None], along[None])
     weight_HW = ((0.9 - radius_HW) / 0.4).clamp(0, 1)
     return (weight_HW * cells_NCHW).mean() / weight_HW.mean()
+
+
+def keep_tone(fake_NCHW: Tensor, x_NCHW: Tensor, tone: float) -> Tensor:
+    """The results with so much of their sources' skin tone and light, as ``align.paste`` has it.
+
+    Of the source before a painter moves it, which at this size is hardly another.
+    """
+    across_WW, down_HH = (
+        _blurring(side, TONE_SIGMA * side).to(fake_NCHW.device) for side in fake_NCHW.shape[:1:-1]
+    )
+    with torch.autocast(fake_NCHW.device.type, enabled=False):
+        apart_NCHW = x_NCHW.float() - fake_NCHW.float()
+        return fake_NCHW + tone * (down_HH @ apart_NCHW @ across_WW.T)
+
+
+@functools.cache
+def _blurring(side: int, sigma: float) -> Tensor:
+    """(side, side) matrix that blurs a column by a Gaussian, mirrored at its ends."""
+    reach = min(round(4 * sigma), side - 1)
+    along = torch.arange(-reach, reach + 1.0)
+    weight = torch.exp(-0.5 * (along / sigma) ** 2)
+    mirrored_HE = F.pad(torch.eye(side)[None], (reach, reach), mode="reflect")[0]
+    # No matmul: under autocast it would lose digits.
+    return (mirrored_HE.unfold(1, len(weight), 1) * (weight / weight.sum())).sum(2).T
 
 
 def energy_distance(drawn_MS: Tensor, read_MS: Tensor, y_M: Tensor) -> Tensor:
@@ -312,6 +342,7 @@ class Task:
         with torch.no_grad(), self._autocast():
             s = self._style(batch, source, first=True)
             fake = self.networks["generator"](batch["x_NCHW"], s, *self._masks(batch["x_NCHW"]))
+            fake = self._toned(fake, batch["x_NCHW"], source)
         with self._autocast():
             logits = discriminator(self._shown(fake), batch["y_ref_N"]).float()
         losses["fake"] = cross_entropy(logits, real=False)
@@ -357,8 +388,10 @@ class Task:
         with self._autocast():
             first_s = self._style(batch, source, first=True)
             s = first_s.detach().requires_grad_(first_s.requires_grad)
-            first_fake = generator(x, s, *masks)
-        fake = first_fake.detach().requires_grad_()
+            first_made = generator(x, s, *masks)
+            first_fake = self._toned(first_made, x, source)
+        # As it is seen, and as it was made.
+        fake, made = (one.detach().requires_grad_() for one in (first_fake, first_made))
 
         with self._autocast():
             logits = self.networks["discriminator"](self._shown(fake), y_ref).float()
@@ -368,12 +401,13 @@ class Task:
         if config.mirror:
             aside = x.flip(3)
             with self._autocast():
-                other = generator(aside, s, *self._masks(aside)).float().flip(3)
+                other = generator(aside, s, *self._masks(aside))
+                other = self._toned(other, aside, source).float().flip(3)
             losses["mirror"] = (other - fake.float()).abs().mean()
             (config.mirror * losses["mirror"]).backward()
 
         with self._autocast():
-            s_back = encoder(fake, y_ref).float()
+            s_back = encoder(made, y_ref).float()  # of which tone is a part
         # What a reference's code is to be, other losses say; this one would have it be nothing.
         target = s if source == "latent" else s.detach()
         losses["sty"] = (s_back - target.float()).abs().mean()
@@ -382,7 +416,7 @@ class Task:
         # The second picture gets no gradient, so it needs no graph.
         with torch.no_grad(), self._autocast():
             s2 = self._style(batch, source, first=False)
-            fake2 = generator(x, s2, *masks)
+            fake2 = self._toned(generator(x, s2, *masks), x, source)
         losses["ds"] = (fake.float() - fake2.float()).abs().mean()
         weight = diversity_weight(config.diversity, config.diversity_steps, self.step_index)
         (-weight * losses["ds"]).backward()
@@ -402,7 +436,7 @@ class Task:
 
         if config.roughness:
             with self._autocast():
-                spent = costs(cast("Painter", generator), x, s, fake)
+                spent = costs(cast("Painter", generator), x, s, made)
             losses |= spent
             risen = 1 - diversity_weight(1.0, config.roughness_steps, self.step_index)
             total = (
@@ -417,7 +451,7 @@ class Task:
         losses["cyc"] = (back.float() - x.float()).abs().mean()
         (config.cycle * losses["cyc"]).backward()
 
-        first_fake.backward(fake.grad)
+        torch.autograd.backward((first_fake, first_made), (fake.grad, made.grad))
         if first_s.requires_grad:
             first_s.backward(s.grad)
         self.optimisers.finish(*trained)
@@ -429,6 +463,12 @@ class Task:
             return self.networks["mapping_network"](z, batch["y_ref_N"])
         ref = batch["ref_NCHW"] if first else batch["ref2_NCHW"]
         return self.networks["style_encoder"](ref, batch["y_ref_N"])
+
+    def _toned(self, fake_NCHW: Tensor, x_NCHW: Tensor, source: str) -> Tensor:
+        """What a user sees of results: a reference's tone is part of what it is given for."""
+        if self.config.tone == 0 or source == "reference":
+            return fake_NCHW
+        return keep_tone(fake_NCHW, x_NCHW, self.config.tone)
 
     def _shown(self, x_NCHW: Tensor) -> Tensor:
         """What the discriminator sees of pictures."""
