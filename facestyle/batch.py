@@ -172,7 +172,8 @@ def translate_together(
                     aligned,
                     images_NCHW[own],
                     flow_NHW2[own] if flow_NHW2 is not None else None,
-                    drawing=style.domain in model.card.drawings,
+                    model.card,
+                    style,
                 )
             )
         except FacestyleError as error:  # not finite: the others may be

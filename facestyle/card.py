@@ -51,6 +51,9 @@ class ModelCard:
     """What of an aligned crop goes back into the photo: the ``face`` by an ellipse, its ``skin`` by
     its colours, so that hair and background stay the photo's, or all of the ``crop`` for models
     that change hair too (``faces.align.MASKS``)."""
+    on_skin: tuple[str, ...] = ()
+    """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is: of a
+    model that changes hair, the attributes that it changes nothing of hair for."""
     drawings: tuple[str, ...] = ()
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""
@@ -134,8 +137,11 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError("the model card has no usable domain names")
     if len(set(card.domains)) < len(card.domains):
         raise CheckpointError("the model card names a domain twice")
-    if strangers := set(card.drawings) - set(card.domains):
-        raise CheckpointError(f"the model card draws '{min(strangers)}', which is no domain")
+    for name, listed in (("drawings", card.drawings), ("on_skin", card.on_skin)):
+        if strangers := set(listed) - set(card.domains):
+            raise CheckpointError(
+                f"the model card's {name} has '{min(strangers)}', which is no domain"
+            )
     if card.pasted not in PASTED:
         raise CheckpointError(f"the model card's pasted is not among {', '.join(PASTED)}")
     if not card.styles or not set(card.styles) <= STYLES:

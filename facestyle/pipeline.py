@@ -126,23 +126,23 @@ def translate_crops(
 ) -> list[Restyled]:
     """The crops in the style."""
     crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
-    return restyled(
-        aligned,
-        model.translate(crops_NCHW, style),
-        model.flow(crops_NCHW, style),
-        drawing=style.domain in model.card.drawings,
-    )
+    images_NCHW, flow_NHW2 = model.translate(crops_NCHW, style), model.flow(crops_NCHW, style)
+    return restyled(aligned, images_NCHW, flow_NHW2, model.card, style)
 
 
 def restyled(
     aligned: Sequence[AlignedFace],
     images_NCHW: np.ndarray,
     flow_NHW2: np.ndarray | None,
-    *,
-    drawing: bool,
+    card: ModelCard,
+    style: Style,
 ) -> list[Restyled]:
-    """Each face with what a model made of it."""
+    """Each face with what a model made of it, and how that goes back."""
     flows = flow_NHW2 if flow_NHW2 is not None else [None] * len(aligned)
+    edit, drawing = style.edit, style.domain in card.drawings
+    changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
+    if changed <= set(card.on_skin):
+        aligned = [one.on_skin() for one in aligned]
     return [
         Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2, drawing=drawing)
         for one, result_HWC, flow_HW2 in zip(aligned, from_model(images_NCHW), flows, strict=True)

@@ -575,5 +575,6 @@ def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
         domains=tuple(domains),
         attribute_sets=renamed(card.attribute_sets),
         exclusive=renamed(card.exclusive),
+        on_skin=renamed(card.on_skin),
         drawings=renamed(card.drawings),
     )

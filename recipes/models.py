@@ -87,6 +87,8 @@ class Recipe:
     """Of the pictures, see ``facestyle.faces.align``."""
     pasted: str = ""
     """What of a crop goes back into a photo, where not what suits the family."""
+    on_skin: str = ""
+    """Domains of which only what they do to the skin goes back."""
     drawings: str = ""
     """Domains that are."""
     cpu: Sequence[Stage]
@@ -321,6 +323,7 @@ RECIPES = {
         about="Aligned CelebA crops, an 89 px square with the hair",
         domains=ATTRIBUTES,
         alignment="celeba",
+        on_skin="Male,Smiling",  # what is done for them to hair and walls is stains
         cpu=(
             Stage(
                 tables={
@@ -580,6 +583,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "about": recipe.about,
         "alignment": recipe.alignment,
         "pasted": recipe.pasted,
+        "on_skin": recipe.on_skin,
         "drawings": recipe.drawings,
         **stage.tables["run"],
         "steps": steps,

@@ -31,6 +31,7 @@ from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 
 SIDE = 64
+SQUARE = template_points("celeba-square")
 
 
 def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -165,7 +166,7 @@ def head_on_a_wall(wall: tuple[int, int, int], side: int = 96) -> tuple[np.ndarr
 @pytest.mark.parametrize("side", [64, 96, 256])
 def test_skin_ends_at_hair_and_wall(wall: tuple[int, int, int], side: int) -> None:
     crop, face = head_on_a_wall(wall, side)
-    mask = cv2.resize(skin(crop), (side, side), interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(skin(crop, SQUARE), (side, side), interpolation=cv2.INTER_AREA)
     away = cv2.distanceTransform(face.astype(np.uint8), cv2.DIST_L2, 5)
     beside = cv2.distanceTransform(1 - face.astype(np.uint8), cv2.DIST_L2, 5)
     feather = 0.05 * side
@@ -176,7 +177,7 @@ def test_skin_ends_at_hair_and_wall(wall: tuple[int, int, int], side: int) -> No
 def test_skin_of_a_photo_is_the_face_and_not_its_hair(photo: Path) -> None:
     picture = read_picture(photo).pixels_HWC
     (face,) = find_faces(picture, open_detector("builtin"))
-    for template, zoom in (("anime", 1.1), ("celeba-square", 1.0)):
+    for template, zoom in (("anime", 1.1), ("celeba-square", 1.0), ("celeba", 1.0)):
         aligned = align(picture, face.landmarks_52, template, 96, "skin", zoom)
         mask = paste_mask(aligned, *picture.shape[:2])
         eyes, mouth = face.landmarks_52[:2].mean(axis=0), face.landmarks_52[3:].mean(axis=0)
@@ -192,15 +193,17 @@ def test_skin_of_a_photo_is_the_face_and_not_its_hair(photo: Path) -> None:
 
 def test_skin_is_the_same_whatever_was_drawn_before_and_in_any_thread() -> None:
     crop, _ = head_on_a_wall((235, 225, 215))
-    expected = skin(crop)
+    expected = skin(crop, SQUARE)
     cv2.setRNGSeed(7)
     with ThreadPoolExecutor(4) as pool:
-        assert all(np.array_equal(one, expected) for one in pool.map(skin, [crop] * 8))
+        assert all(
+            np.array_equal(one, expected) for one in pool.map(skin, [crop] * 8, [SQUARE] * 8)
+        )
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_a_crop_of_one_colour_is_pasted_as_far_as_the_ellipse_reaches(value: int) -> None:
-    assert skin(np.full((32, 32, 3), value, np.uint8)).min() > 0.99
+    assert skin(np.full((32, 32, 3), value, np.uint8), SQUARE).min() > 0.99
 
 
 def test_an_unchanged_crop_leaves_the_photo_as_it_was() -> None:

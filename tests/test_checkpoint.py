@@ -589,7 +589,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_a_card_comes_back() -> None:
     full = replace(
         CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
-        pasted="crop", drawings=CARD.domains[:1],
+        pasted="crop", drawings=CARD.domains[:1], on_skin=CARD.domains[1:],
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
     assert full.at_step(10).steps == 10
@@ -620,6 +620,7 @@ def test_a_card_comes_back() -> None:
         ("pasted", "hair"),
         ("drawings", "a"),
         ("drawings", ["no domain"]),
+        ("on_skin", ["no domain"]),
         ("latent_dim", "16"),
         ("latent_dim", None),
         ("latent_dim", 0),

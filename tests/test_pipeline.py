@@ -10,9 +10,16 @@ import pytest
 from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
-from facestyle.faces.align import DETAIL, align, paste_mask, template_points
-from facestyle.pipeline import aligned_faces, reference_style, restyle, usual_detail, usual_tone
-from facestyle.translator import Style, Translator
+from facestyle.faces.align import DETAIL, align, paste_mask, template_points, whole
+from facestyle.pipeline import (
+    aligned_faces,
+    reference_style,
+    restyle,
+    restyled,
+    usual_detail,
+    usual_tone,
+)
+from facestyle.translator import Edit, Style, Translator
 
 SIDE = 64
 
@@ -86,12 +93,32 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
     assert np.array_equal(output[mask == 0], picture[mask == 0])
     change = output.astype(int) - picture
     assert 30 < change[mask > 0.99].mean() < 45  # 0.3 in [-1, 1] is 38 in [0, 255]
-    # As users get it, a seed brings no brighter skin; with hair, or by reference, all of it.
+    # As users get it, a seed brings no brighter skin; with hair, all of it.
     usual = restyle(
         picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face])
     )
     change = usual.astype(int)[mask > 0.99] - picture[mask > 0.99]
     assert bool(abs(change.mean()) < 3) is (pasted != "crop")
+
+
+def test_of_a_change_of_skin_alone_no_more_goes_back(picture: np.ndarray) -> None:
+    card = replace(fake_model().card, pasted="crop", on_skin=("bright",))
+    cut = align(picture, face_at(200, 150, 100).landmarks_52, "celeba", SIDE, "crop")
+    ready = whole(picture, SIDE)
+    ones_NCHW = np.ones((1, 3, SIDE, SIDE), np.float32)
+    for named, edit, pasted in (
+        ("bright", None, "skin"),
+        ("dark", None, "crop"),
+        ("bright", Edit(on=("bright",)), "skin"),
+        ("bright", Edit(off=("bright",)), "skin"),
+        ("bright", Edit(on=("bright",), flip=("dark",)), "crop"),
+    ):
+        style = Style(domain=named, edit=edit, origin="test")
+        for one in (cut, ready):
+            (face,) = restyled([one], ones_NCHW, None, card, style)
+            mask = paste_mask(face.aligned, *picture.shape[:2])
+            assert np.array_equal(mask, paste_mask(replace(one, pasted=pasted), *picture.shape[:2]))
+        assert mask[:, 200].min() == 1  # of a ready crop all goes back, always
 
 
 def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:

@@ -559,16 +559,20 @@ def test_a_run_leaves_a_model_metrics_previews_and_its_settings(data: Path, tmp_
     assert start(data, tmp_path / "runs").folder.name == "run-2"  # a name is never reused
 
 
-def test_what_is_pasted_and_which_domains_are_drawings_is_on_the_card(
-    data: Path, tmp_path: Path
-) -> None:
+def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path: Path) -> None:
     cards = [
         facestyle.load(start(data, tmp_path / "runs", **told).folder / "model.safetensors").card
-        for told in ({}, {"pasted": "skin", "drawings": "red"})
+        for told in ({}, {"pasted": "skin", "drawings": "red", "on_skin": "blue,red"})
     ]
-    assert [(card.pasted, card.drawings) for card in cards] == [("face", ()), ("skin", ("red",))]
-    with pytest.raises(UsageError, match=r"'green', which is no domain .*blue, red"):
-        start(data, tmp_path / "runs", drawings="red, green")
+    assert [(card.pasted, card.drawings, card.on_skin) for card in cards] == [
+        ("face", (), ()),
+        ("skin", ("red",), ("blue", "red")),
+    ]
+    for setting in ("drawings", "on_skin"):
+        with pytest.raises(
+            UsageError, match=rf"{setting} names 'green', which is no domain .*blue, red"
+        ):
+            start(data, tmp_path / "runs", **{setting: "red, green"})
 
 
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(

@@ -51,9 +51,11 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
 MASK_SIDE = 256  # px; finer than any feather needs
 SKIN_SIDE = 112  # px; more finds the same, slower
-SKIN_SURE = ((0.50, 0.55), (0.20, 0.30))  # an ellipse of nothing but face, on every template
-# An ellipse of mostly face, where the search begins: not up to the hair, which would join the face.
-SKIN_PRIOR = ((0.50, 0.565), (0.30, 0.345))
+# Ellipses of a face: how far below the eyes' middle, and their radii, in distances from eyes to
+# mouth. One of nothing but face, and one of mostly face, where the search begins: not up to the
+# hair, which would join the face.
+SKIN_SURE = (0.37, (0.70, 1.06))
+SKIN_PRIOR = (0.43, (1.06, 1.22))
 SKIN_FEATHER = 0.02  # share of the side
 MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
     # What of a crop goes back into the picture: centre and radii (shares of the side), the power
@@ -84,14 +86,20 @@ class AlignedFace:
     """(side, side, 3) uint8 RGB."""
     to_crop_23: NDArray[np.float64]
     """Similarity from picture to crop coordinates; its inverse pastes back."""
+    template_52: NDArray[np.float64] | None = None
+    """Where its landmarks are to lie, as shares of the crop's side; None of a picture that is
+    itself a crop: all of that goes back, for no border has to be hidden."""
     pasted: str = "face"
-    """What of the crop goes back: of ``MASKS``, or ``all`` of a picture that is itself a crop,
-    where no border has to be hidden."""
+    """What of the crop goes back, of ``MASKS``."""
 
     @property
     def scale(self) -> float:
         """Crop px per picture px; below 1 the face is larger than the crop."""
         return float(math.hypot(self.to_crop_23[0, 0], self.to_crop_23[1, 0]))
+
+    def on_skin(self) -> AlignedFace:
+        """The same, of which no more than the face's skin goes back."""
+        return replace(self, pasted="skin")
 
 
 def template_points(name: str, zoom: float = 1.0) -> NDArray[np.float64]:
@@ -143,9 +151,10 @@ def align(
     Raises:
         UsageError: unknown template.
     """
-    to_crop = similarity(landmarks_52, template_points(template, zoom) * side)
+    template_52 = template_points(template, zoom)
+    to_crop = similarity(landmarks_52, template_52 * side)
     crop = _cut(picture_HWC, to_crop, side)
-    return AlignedFace(crop_HWC=crop, to_crop_23=to_crop, pasted=pasted)
+    return AlignedFace(crop_HWC=crop, to_crop_23=to_crop, template_52=template_52, pasted=pasted)
 
 
 def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
@@ -155,7 +164,7 @@ def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
     to_crop = np.array(
         [[scale, 0, (side - scale * width) / 2], [0, scale, (side - scale * height) / 2]]
     )
-    return AlignedFace(crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop, pasted="all")
+    return AlignedFace(crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop)
 
 
 def _cut(picture_HWC: Pixels, to_crop_23: NDArray[np.float64], side: int) -> Pixels:
@@ -193,32 +202,42 @@ def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
 
 
 def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
-    if aligned.pasted == "all":
+    if aligned.template_52 is None:
         return np.ones(shape, np.float32)
     mask: Floats
     if aligned.pasted == "skin":
-        mask = crop_mask(SKIN_SIDE, "skin") * skin(aligned.crop_HWC)
+        mask = crop_mask(SKIN_SIDE, "skin") * skin(aligned.crop_HWC, aligned.template_52)
     else:
         mask = crop_mask(MASK_SIDE, aligned.pasted)
     return _to_picture(mask, aligned, corner, shape, len(mask), outside_is_zero=True)
 
 
-def skin(crop_HWC: Pixels) -> Floats:
-    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of a crop's middle: the face
-    up to hair, headscarf and wall, ears and neck with it.
+def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
+    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of the face's middle: the
+    face up to hair, headscarf and wall, ears and neck with it.
 
     GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004): two mixtures of colours, face and rest,
-    and the shortest border along edges. The same bytes for the same crop. Where a template shows
-    much around the face (``celeba``, ``stargan-v2``), fair hair may count as skin.
+    and the shortest border along edges. The same bytes for the same crop.
+
+    Args:
+        template_52: where the landmarks lie, as shares of the side.
     """
+    eyes, mouth = template_52[:2].mean(axis=0), template_52[3:].mean(axis=0)
+    unit = float(np.hypot(*(mouth - eyes)))
+
+    def within(ellipse: tuple[float, tuple[float, float]]) -> NDArray[np.bool_]:
+        below, (across, along) = ellipse
+        centre = (float(eyes[0]), float(eyes[1]) + below * unit)
+        return _away(SKIN_SIDE, centre, (across * unit, along * unit), 2) < 1
+
     reduces = len(crop_HWC) > SKIN_SIDE
     bgr = cv2.resize(
         crop_HWC, (SKIN_SIDE, SKIN_SIDE),
         interpolation=cv2.INTER_AREA if reduces else cv2.INTER_CUBIC,
     )[..., ::-1]  # fmt: skip
     labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
-    labels[_away(SKIN_SIDE, *SKIN_PRIOR, 2) < 1] = cv2.GC_PR_FGD
-    labels[_away(SKIN_SIDE, *SKIN_SURE, 2) < 1] = cv2.GC_FGD
+    labels[within(SKIN_PRIOR)] = cv2.GC_PR_FGD
+    labels[within(SKIN_SURE)] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
     rest, face = np.zeros((1, 65)), np.zeros((1, 65))
     everywhere = (0, 0, SKIN_SIDE, SKIN_SIDE)  # not looked at where there are labels

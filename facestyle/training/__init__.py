@@ -208,6 +208,7 @@ def _run(
         name=folder.name,
         alignment=run.alignment,
         pasted=run.pasted or card.pasted,
+        on_skin=_names(run.on_skin),
         drawings=_names(run.drawings),
         licence=run.licence,
         data=run.about,
@@ -264,11 +265,12 @@ def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
     from facestyle.training.data import read_layout
 
     pictures = read_layout(family.layout, data, _names(run.domains))
-    if strangers := [name for name in _names(run.drawings) if name not in pictures.domains]:
-        raise UsageError(
-            f"drawings names '{strangers[0]}', which is no domain of this run",
-            f"its domains: {', '.join(pictures.domains)}",
-        )
+    for setting, joined in (("drawings", run.drawings), ("on_skin", run.on_skin)):
+        if strangers := [name for name in _names(joined) if name not in pictures.domains]:
+            raise UsageError(
+                f"{setting} names '{strangers[0]}', which is no domain of this run",
+                f"its domains: {', '.join(pictures.domains)}",
+            )
     return pictures
 
 

@@ -64,6 +64,9 @@ class RunConfig:
     pasted: str = ""
     """What of the crop goes back into a photo, ``face``, ``skin`` or ``crop``, for the card.
     Empty: what suits the family."""
+    on_skin: str = ""
+    """Comma-separated domains of whose change only that of the face's skin goes back, for the card:
+    attributes for which a model that changes hair does nothing to it."""
     drawings: str = ""
     """Comma-separated domains that are drawings, for the card: pasted with firm lines."""
     licence: str = "unknown"
