@@ -337,9 +337,14 @@ def _blocks(url: str, *, size: int | None, timeout_s: float) -> Iterator[tuple[b
         error.close()
         raise _RefusedError(f"the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
-        cause = getattr(error, "reason", error)
-        stalled = isinstance(cause, TimeoutError)
-        raise _RefusedError(f"not a byte for {timeout_s:g} s" if stalled else str(cause)) from error
+        raise _RefusedError(_reason(error, timeout_s)) from error
+
+
+def _reason(error: Exception, timeout_s: float) -> str:
+    """Of a connection that failed. Its cause is not to stay in a frame of its own traceback: such a
+    circle would keep the connection open until the garbage is collected."""
+    cause = getattr(error, "reason", error)
+    return f"not a byte for {timeout_s:g} s" if isinstance(cause, TimeoutError) else str(cause)
 
 
 @contextmanager

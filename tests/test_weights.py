@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from hashlib import sha256
+from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -436,6 +437,23 @@ def test_https_proxy_is_honoured(internet: Internet, monkeypatch: pytest.MonkeyP
     with pytest.raises(WeightsError, match="502"):
         download(entry("https://weights.invalid/demo.bin"))
     assert internet.asked == {"CONNECT weights.invalid:443": 1}
+
+
+def test_a_refused_connection_is_let_go_at_once(
+    internet: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the garbage is collected: until Python 3.11.4 its socket is open for as long."""
+    monkeypatch.setenv("HTTPS_PROXY", internet.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(WeightsError, match="502"):
+            download(entry("https://weights.invalid/demo.bin"))
+        held = [one for one in gc.get_objects() if type(one) is HTTPSConnection]
+    finally:
+        gc.enable()
+    assert not held
 
 
 # --- Interrupted, full, crowded ------------------------------------------------------------------
