@@ -305,7 +305,7 @@ def test_a_tone_is_kept_in_training_as_in_a_picture() -> None:
     assert np.abs(made.astype(float) - shown).mean() > 20
 
 
-def test_of_a_tone_that_is_kept_no_loss_sees_anything_but_its_cost() -> None:
+def test_a_tone_that_is_kept_is_seen_by_its_cost_and_the_style_loss_alone() -> None:
     """A shade over all of a result, by latent code and by reference."""
 
     def losses(tone: float, shade: float) -> dict[str, float]:
