@@ -57,6 +57,9 @@ class ModelCard:
     drawings: tuple[str, ...] = ()
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""
+    eyes: float | None = None
+    """How many times as large a photo's eyes are made before the generator sees it, where it is to
+    become a drawing (``faces.align.with_larger_eyes``); None leaves them as they are."""
     name: str = ""
     """Short name for people."""
     licence: str = "unknown"
@@ -148,6 +151,10 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError(f"the model card's styles are not among {', '.join(sorted(STYLES))}")
     if "latent" in card.styles and not card.latent_dim:
         raise CheckpointError("the model card has latent styles and no latent_dim")
+    if card.eyes is not None and not (card.drawings and card.alignment != "none"):
+        raise CheckpointError(
+            "the model card's eyes are of drawings that an aligned face becomes, and it has none"
+        )
     for group in (*card.attribute_sets, *card.exclusive):
         if strangers := set(group.split(",")) - set(card.domains):
             raise CheckpointError(f"the model card groups '{min(strangers)}', which is no domain")
@@ -160,6 +167,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_times(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 3
 
 
 def _is_texts(value: Any) -> bool:
@@ -180,6 +191,7 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {  # by a field's annotation
     "bool": lambda value: isinstance(value, bool),
     "int": _is_whole,
     "int | None": lambda value: value is None or _is_whole(value),
+    "float | None": lambda value: value is None or _is_times(value),
     "tuple[str, ...]": _is_texts,
     "Mapping[str, float] | None": lambda value: value is None or _is_scores(value),
 }

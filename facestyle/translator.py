@@ -241,6 +241,7 @@ class Translator:
     def translate(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
         """Restyle aligned faces (N, 3, H, W) in [-1, 1]; the result is clipped to [-1, 1]."""
         arrays = self._wish(faces_NCHW, style)
+        faces_NCHW = self._shown(faces_NCHW, style)
         role = f"generator.{style.domain}"
         if style.noise_seed is not None:
             role, arrays = f"sampler.{style.domain}", (np.array([style.noise_seed]),)
@@ -254,6 +255,19 @@ class Translator:
         if "flow" not in self.backend.roles:
             return None
         return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
+
+    def _shown(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
+        """The faces, on the card's own template, as the generator is shown them: with larger eyes
+        where they are to become drawings of a card that says so."""
+        card = self.card
+        if card.eyes is None or style.domain not in card.drawings:
+            return faces_NCHW
+        from facestyle.faces.align import template_points, with_larger_eyes
+
+        template_52 = template_points(card.alignment, card.zoom)
+        faces_NHWC = np.ascontiguousarray(faces_NCHW.transpose(0, 2, 3, 1))
+        shown_NHWC = np.stack([with_larger_eyes(f, template_52, card.eyes) for f in faces_NHWC])
+        return np.ascontiguousarray(shown_NHWC.transpose(0, 3, 1, 2))
 
     def _wish(self, faces_NCHW: np.ndarray, style: Style) -> tuple[np.ndarray, ...]:
         """What the generator is told beside the faces."""
@@ -277,7 +291,7 @@ class Translator:
         Raises:
             UsageError: the model has no attention.
         """
-        return self.backend.run(self.needs_attention(style), faces_NCHW)
+        return self.backend.run(self.needs_attention(style), self._shown(faces_NCHW, style))
 
     def labels(self, faces_NCHW: np.ndarray, edit: Edit) -> np.ndarray:
         """The label vectors (N, A) that ask the generator for faces with these changes.

@@ -91,6 +91,8 @@ class Recipe:
     """Domains of which only what they do to the skin goes back."""
     drawings: str = ""
     """Domains that are."""
+    eyes: float = 1.0
+    """How many times as large a photo's are made before it becomes a drawing."""
     cpu: Sequence[Stage]
     gpu: Sequence[Stage]
 
@@ -196,6 +198,7 @@ RECIPES = {
         alignment="anime",
         pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
+        eyes=1.8,  # drawings' are so much larger; narrow ones were taken for creases
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
             Stage(tables=_anime(3_000, 8, 400, image_size=32, load_size=36, r1=0.05)),
@@ -586,6 +589,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "pasted": recipe.pasted,
         "on_skin": recipe.on_skin,
         "drawings": recipe.drawings,
+        "eyes": recipe.eyes,
         **stage.tables["run"],
         "steps": steps,
         "domains": recipe.domains,

@@ -590,6 +590,7 @@ def test_a_card_comes_back() -> None:
     full = replace(
         CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
         pasted="crop", drawings=CARD.domains[:1], on_skin=CARD.domains[1:],
+        alignment="anime", eyes=1.8,
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
     assert full.at_step(10).steps == 10
@@ -621,6 +622,9 @@ def test_a_card_comes_back() -> None:
         ("drawings", "a"),
         ("drawings", ["no domain"]),
         ("on_skin", ["no domain"]),
+        ("eyes", 0.5),
+        ("eyes", True),
+        ("eyes", 1.8),  # of a model without drawings
         ("latent_dim", "16"),
         ("latent_dim", None),
         ("latent_dim", 0),

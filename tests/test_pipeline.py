@@ -10,7 +10,7 @@ import pytest
 from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
-from facestyle.faces.align import DETAIL, align, paste_mask, template_points, whole
+from facestyle.faces.align import DETAIL, EYE_REACH, align, paste_mask, template_points, whole
 from facestyle.pipeline import (
     aligned_faces,
     reference_style,
@@ -134,6 +134,45 @@ def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
             for one in (model, drawing)
         )  # fmt: skip
         assert np.array_equal(photo, drawn) is alike
+
+
+class SeeingBackend(FakeBackend):
+    """Keeps what the generator was shown."""
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        if role == "generator":
+            self.shown_NCHW = arrays[0]
+        return super().run(role, *arrays)
+
+
+@pytest.mark.parametrize("load_size", [None, 5 * SIDE // 4])
+def test_what_becomes_a_drawing_is_shown_with_larger_eyes(load_size: int | None) -> None:
+    """A disc for each eye where the template has them, on grey."""
+    card = replace(
+        fake_model().card, alignment="anime", load_size=load_size, drawings=("bright",), eyes=1.5
+    )
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    eyes_22 = template_points("anime", card.zoom)[:2] * SIDE
+    away_2HW = np.stack([np.hypot(x - eye[0], y - eye[1]) for eye in eyes_22])
+    radius = 4.0
+    face_HW = np.where((away_2HW < radius).any(axis=0), 1.0, -0.5).astype(np.float32)
+    faces_NCHW = np.repeat(face_HW[None, None], 3, axis=1).repeat(2, axis=0)
+    backend = SeeingBackend()
+    model = Translator(card, backend)
+
+    model.translate(faces_NCHW, model.sample_style("dark"))
+    assert np.array_equal(backend.shown_NCHW, faces_NCHW)
+    model.translate(faces_NCHW, model.sample_style("bright"))
+    shown = backend.shown_NCHW
+    assert shown.dtype == np.float32
+    assert np.array_equal(shown[0], shown[1])
+    reach = EYE_REACH * float(np.hypot(*(eyes_22[1] - eyes_22[0])))
+    far = (away_2HW > reach + 1).all(axis=0)
+    assert far.any()
+    assert np.array_equal(shown[0, 0][far], face_HW[far])
+    for here in away_2HW == away_2HW.min(axis=0):  # each eye's half
+        grown = (shown[0, 0][here] > 0.25).sum() / (face_HW[here] > 0.25).sum()
+        assert 1.5 < grown < 1.5**2 + 0.1  # as much in the middle, less away from it
 
 
 def test_a_face_is_cut_as_large_as_training_saw_it(picture: np.ndarray) -> None:

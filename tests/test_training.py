@@ -568,6 +568,18 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
         ("face", (), ()),
         ("skin", ("red",), ("blue", "red")),
     ]
+    larger = {"drawings": "red", "eyes": 1.5, "alignment": "anime"}
+    card = facestyle.load(
+        start(data, tmp_path / "runs", **larger).folder / "model.safetensors"
+    ).card
+    assert (cards[1].eyes, card.eyes) == (None, 1.5)
+    for changes, said in (
+        ({"eyes": 0.5}, "eyes is 0.5, expected 1 to 3"),
+        ({"drawings": ""}, "eyes is 1.5, and no domain is a drawing's"),
+        ({"alignment": "none"}, "eyes is 1.5, and these pictures are not aligned"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            start(data, tmp_path / "runs", **larger | changes)
     for setting in ("drawings", "on_skin"):
         with pytest.raises(
             UsageError, match=rf"{setting} names 'green', which is no domain .*blue, red"

@@ -210,6 +210,7 @@ def _run(
         pasted=run.pasted or card.pasted,
         on_skin=_names(run.on_skin),
         drawings=_names(run.drawings),
+        eyes=None if run.eyes == 1 else run.eyes,
         licence=run.licence,
         data=run.about,
         seed=run.seed,
@@ -271,7 +272,23 @@ def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
                 f"{setting} names '{strangers[0]}', which is no domain of this run",
                 f"its domains: {', '.join(pictures.domains)}",
             )
+    _check_eyes(run)
     return pictures
+
+
+def _check_eyes(run: RunConfig) -> None:
+    """Raises UsageError where eyes are to be enlarged that nobody finds or draws."""
+    if not 1 <= run.eyes <= 3:
+        raise UsageError(f"eyes is {run.eyes}, expected 1 to 3")
+    if run.eyes != 1 and not run.drawings:
+        raise UsageError(
+            f"eyes is {run.eyes}, and no domain is a drawing's", "name it in drawings, or eyes = 1"
+        )
+    if run.eyes != 1 and run.alignment == "none":
+        raise UsageError(
+            f"eyes is {run.eyes}, and these pictures are not aligned",
+            "alignment = the template that they were cut to, or eyes = 1",
+        )
 
 
 def _names(joined: str) -> tuple[str, ...]:

@@ -69,6 +69,9 @@ class RunConfig:
     attributes for which a model that changes hair does nothing to it."""
     drawings: str = ""
     """Comma-separated domains that are drawings, for the card: pasted with firm lines."""
+    eyes: float = 1.0
+    """How many times as large a photo's eyes are made before it becomes a drawing, for the card: a
+    drawing's are so much larger, and small ones are overlooked."""
     licence: str = "unknown"
     """Terms of the resulting weights, for the card."""
     about: str = ""
