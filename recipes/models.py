@@ -336,7 +336,7 @@ RECIPES = {
                         "image_size": 96,  # as much as 89 px can use
                         "g_width": 24,
                         "d_width": 24,
-                        "roughness": 1.5,
+                        "roughness": 1.0,  # rims are rough
                         "penalty": 0.1,
                         "mirror": 3.0,
                         "warmup_steps": 600,

@@ -28,7 +28,7 @@ SEEDS = {"female": (1, 0), "male": (0, 3)}
 EDITS = (
     Edit(on=("Black_Hair",)),
     Edit(on=("Blond_Hair",)),
-    Edit(on=("Brown_Hair",)),
+    Edit(on=("Eyeglasses",)),
 )
 
 
