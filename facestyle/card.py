@@ -153,7 +153,7 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError("the model card has latent styles and no latent_dim")
     if card.eyes is not None and not (card.drawings and card.alignment != "none"):
         raise CheckpointError(
-            "the model card's eyes are of drawings that an aligned face becomes, and it has none"
+            f"the model card's eyes is {card.eyes}, and it makes no drawings of aligned faces"
         )
     for group in (*card.attribute_sets, *card.exclusive):
         if strangers := set(group.split(",")) - set(card.domains):
