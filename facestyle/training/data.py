@@ -8,6 +8,7 @@ any number of processes that share a batch.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -431,16 +432,20 @@ def batches(
         size: items of the whole batch; ``world`` processes share it, this one is ``rank``.
     """
     pinned = device.startswith("cuda")
-    loader = DataLoader(
-        Steps(draw, size, seed, rank, world),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pinned,
-        worker_init_fn=_serve,
-    )
-    for batch in loader:
+    with warnings.catch_warnings():
+        # More processes than cores is what was asked for, and stops nothing.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            Steps(draw, size, seed, rank, world),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=pinned,
+            worker_init_fn=_serve,
+        )
+        decoded = iter(loader)
+    for batch in decoded:
         yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
 
 
