@@ -327,7 +327,7 @@ RECIPES = {
         about="Aligned CelebA crops, an 89 px square with the hair",
         domains=ATTRIBUTES,
         alignment="celeba",
-        on_skin="Male,Smiling",  # what is done for them to hair and walls is stains
+        on_skin="Male,Smiling,Young",  # what is done for them to hair and walls is stains
         cpu=(
             Stage(
                 tables={
