@@ -356,6 +356,7 @@ RECIPES = {
                         "image_size": 128,
                         "g_width": 18,
                         "d_width": 24,
+                        "roughness": 1.0,
                         "penalty": 0.1,
                         "mirror": 3.0,
                         "reconstruct_every": 1,
