@@ -149,14 +149,15 @@ def translate_together(
         return results
     if not pictures:
         return []
-    crops_NHWC = np.stack([one.crop_HWC for aligned in pictures for one in aligned])
+    everyone = [one for aligned in pictures for one in aligned]
+    crops_NHWC = np.stack([one.crop_HWC for one in everyone])
     total = len(crops_NHWC)
     filled = np.minimum(np.arange(-(-total // TOGETHER) * TOGETHER), total - 1)
     images, flows = [], []
     try:
         for first in range(0, total, TOGETHER):
             faces_NCHW = to_model(crops_NHWC[filled[first : first + TOGETHER]])
-            images.append(model.translate(faces_NCHW, style))
+            images.append(model.translate(faces_NCHW, style, everyone[0].template_52))
             flows.append(model.flow(faces_NCHW, style))
     except FacestyleError as error:
         return [error] * len(pictures)

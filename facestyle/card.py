@@ -16,6 +16,7 @@ from facestyle.errors import CheckpointError
 METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
 STYLES = frozenset({"fixed", "latent", "reference", "attributes", "dropout"})
 PASTED = ("face", "skin", "crop")
+MOST_EYES = 3  # times as large: a drawing's take half of a face, not all of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,8 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError(f"the model card's styles are not among {', '.join(sorted(STYLES))}")
     if "latent" in card.styles and not card.latent_dim:
         raise CheckpointError("the model card has latent styles and no latent_dim")
+    if card.eyes is not None and not 1 <= card.eyes <= MOST_EYES:
+        raise CheckpointError(f"the model card's eyes is {card.eyes}, expected 1 to {MOST_EYES}")
     if card.eyes is not None and not (card.drawings and card.alignment != "none"):
         raise CheckpointError(
             f"the model card's eyes is {card.eyes}, and it makes no drawings of aligned faces"
@@ -169,8 +172,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_times(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 3
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_texts(value: Any) -> bool:
@@ -181,8 +184,7 @@ def _is_texts(value: Any) -> bool:
 
 def _is_scores(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        _is_text(name) and isinstance(score, int | float) and not isinstance(score, bool)
-        for name, score in value.items()
+        _is_text(name) and _is_number(score) for name, score in value.items()
     )
 
 
@@ -191,7 +193,7 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {  # by a field's annotation
     "bool": lambda value: isinstance(value, bool),
     "int": _is_whole,
     "int | None": lambda value: value is None or _is_whole(value),
-    "float | None": lambda value: value is None or _is_times(value),
+    "float | None": lambda value: value is None or _is_number(value),
     "tuple[str, ...]": _is_texts,
     "Mapping[str, float] | None": lambda value: value is None or _is_scores(value),
 }

@@ -124,10 +124,10 @@ def aligned_faces(
 def translate_crops(
     aligned: Sequence[AlignedFace], model: Translator, style: Style
 ) -> list[Restyled]:
-    """The crops in the style."""
+    """The crops, all cut to one template, in the style."""
     crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
-    images_NCHW, flow_NHW2 = model.translate(crops_NCHW, style), model.flow(crops_NCHW, style)
-    return restyled(aligned, images_NCHW, flow_NHW2, model.card, style)
+    images_NCHW = model.translate(crops_NCHW, style, aligned[0].template_52)
+    return restyled(aligned, images_NCHW, model.flow(crops_NCHW, style), model.card, style)
 
 
 def restyled(
@@ -182,7 +182,8 @@ def attention_overlay(
         UsageError: the model has no attention.
     """
     crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
-    for one, heat_1HW in zip(aligned, model.attention(crops_NCHW, style), strict=True):
+    heat_N1HW = model.attention(crops_NCHW, style, aligned[0].template_52)
+    for one, heat_1HW in zip(aligned, heat_N1HW, strict=True):
         picture_HWC = overlay(picture_HWC, one, heat_1HW[0])
     return picture_HWC
 

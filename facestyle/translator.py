@@ -238,10 +238,16 @@ class Translator:
 
         return min(self.card.domains, key=error)
 
-    def translate(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
-        """Restyle aligned faces (N, 3, H, W) in [-1, 1]; the result is clipped to [-1, 1]."""
+    def translate(
+        self, faces_NCHW: np.ndarray, style: Style, template_52: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Restyle aligned faces (N, 3, H, W) in [-1, 1]; the result is clipped to [-1, 1].
+
+        ``template_52`` is where their landmarks lie, as shares of the side; by default on the
+        card's own template.
+        """
         arrays = self._wish(faces_NCHW, style)
-        faces_NCHW = self._shown(faces_NCHW, style)
+        faces_NCHW = self._shown(faces_NCHW, style, template_52)
         role = f"generator.{style.domain}"
         if style.noise_seed is not None:
             role, arrays = f"sampler.{style.domain}", (np.array([style.noise_seed]),)
@@ -256,15 +262,18 @@ class Translator:
             return None
         return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
 
-    def _shown(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
-        """The faces, on the card's own template, as the generator is shown them: with larger eyes
-        where they are to become drawings of a card that says so."""
+    def _shown(
+        self, faces_NCHW: np.ndarray, style: Style, template_52: np.ndarray | None
+    ) -> np.ndarray:
+        """The faces as the generator is shown them: with larger eyes where they are to become
+        drawings of a card that says so."""
         card = self.card
         if card.eyes is None or style.domain not in card.drawings:
             return faces_NCHW
         from facestyle.faces.align import template_points, with_larger_eyes
 
-        template_52 = template_points(card.alignment, card.zoom)
+        if template_52 is None:
+            template_52 = template_points(card.alignment, card.zoom)
         faces_NHWC = np.ascontiguousarray(faces_NCHW.transpose(0, 2, 3, 1))
         shown_NHWC = np.stack([with_larger_eyes(f, template_52, card.eyes) for f in faces_NHWC])
         return np.ascontiguousarray(shown_NHWC.transpose(0, 3, 1, 2))
@@ -285,13 +294,18 @@ class Translator:
             raise self._cannot("show attention: its networks have none")
         return role
 
-    def attention(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
+    def attention(
+        self, faces_NCHW: np.ndarray, style: Style, template_52: np.ndarray | None = None
+    ) -> np.ndarray:
         """What the generator looks at: heatmaps (N, 1, h, w), larger where it looks more.
+
+        ``template_52`` as in ``translate``.
 
         Raises:
             UsageError: the model has no attention.
         """
-        return self.backend.run(self.needs_attention(style), self._shown(faces_NCHW, style))
+        shown_NCHW = self._shown(faces_NCHW, style, template_52)
+        return self.backend.run(self.needs_attention(style), shown_NCHW)
 
     def labels(self, faces_NCHW: np.ndarray, edit: Edit) -> np.ndarray:
         """The label vectors (N, A) that ask the generator for faces with these changes.

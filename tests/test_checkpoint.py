@@ -623,6 +623,7 @@ def test_a_card_comes_back() -> None:
         ("drawings", ["no domain"]),
         ("on_skin", ["no domain"]),
         ("eyes", 0.5),
+        ("eyes", 3.5),
         ("eyes", True),
         ("eyes", 1.8),  # of a model without drawings
         ("latent_dim", "16"),

@@ -7,15 +7,26 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from facestyle.batch import translate_together
 from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
-from facestyle.faces.align import DETAIL, EYE_REACH, align, paste_mask, template_points, whole
+from facestyle.faces.align import (
+    DETAIL,
+    EYE_REACH,
+    align,
+    paste_mask,
+    template_points,
+    whole,
+    with_larger_eyes,
+)
+from facestyle.images import to_model
 from facestyle.pipeline import (
     aligned_faces,
     reference_style,
     restyle,
     restyled,
+    translate_crops,
     usual_detail,
     usual_tone,
 )
@@ -173,6 +184,30 @@ def test_what_becomes_a_drawing_is_shown_with_larger_eyes(load_size: int | None)
     for here in away_2HW == away_2HW.min(axis=0):  # each eye's half
         grown = (shown[0, 0][here] > 0.25).sum() / (face_HW[here] > 0.25).sum()
         assert 1.5 < grown < 1.5**2 + 0.1  # as much in the middle, less away from it
+
+
+def test_eyes_are_enlarged_where_the_faces_own_template_has_them(picture: np.ndarray) -> None:
+    """A template may be asked for that is not the card's."""
+    card = replace(fake_model().card, alignment="anime", drawings=("bright",), eyes=1.5)
+    backend = SeeingBackend()
+    model = Translator(card, backend)
+    style, noise = model.sample_style("bright"), np.random.default_rng(0)
+    picture = noise.integers(0, 256, picture.shape, np.uint8)
+    aligned = aligned_faces(
+        picture, model, detector=FakeDetector([face_at(200, 150, 200)]), template="ffhq-512"
+    )
+    face_HWC = to_model(aligned[0].crop_HWC[None])[0].transpose(1, 2, 0)
+    card_s, own = (
+        with_larger_eyes(face_HWC, template_points(name), 1.5).transpose(2, 0, 1)
+        for name in ("anime", "ffhq-512")
+    )
+    translate_crops(aligned, model, style)
+    assert np.array_equal(backend.shown_NCHW[0], own)
+    assert not np.array_equal(backend.shown_NCHW[0], card_s)
+    translate_together([[], aligned], model, style)  # as on an accelerator
+    assert all(np.array_equal(shown, own) for shown in backend.shown_NCHW)
+    model.translate(face_HWC.transpose(2, 0, 1)[None], style)
+    assert np.array_equal(backend.shown_NCHW[0], card_s)
 
 
 def test_a_face_is_cut_as_large_as_training_saw_it(picture: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facestyle import __version__
+from facestyle.card import MOST_EYES
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import ModelFamily, Task, family_named
 from facestyle.training.config import RunConfig, resolve
@@ -278,8 +279,8 @@ def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
 
 def _check_eyes(run: RunConfig) -> None:
     """Raises UsageError where eyes are to be enlarged that nobody finds or draws."""
-    if not 1 <= run.eyes <= 3:
-        raise UsageError(f"eyes is {run.eyes}, expected 1 to 3")
+    if not 1 <= run.eyes <= MOST_EYES:
+        raise UsageError(f"eyes is {run.eyes}, expected 1 to {MOST_EYES}")
     if run.eyes != 1 and not run.drawings:
         raise UsageError(
             f"eyes is {run.eyes}, and no domain is a drawing's", "name it in drawings, or eyes = 1"
