@@ -19,6 +19,9 @@ from torch import Tensor
 SHIFT = 1 / 8  # of the side, at most
 BRIGHTNESS, SATURATION = 0.2, 0.4  # of ``moved``, at most
 LIGHTER, RICHER = 0.3, 0.5  # of ``recoloured``, at most
+FOREIGN = 0.5  # of ``spoilt``: the other picture's share, at most
+FROM_MIDDLE, EDGE = 0.33, 0.07  # of ``bare``: how far it reaches, and fades, shares of the side
+CELLS = (0.16, 0.6)  # of ``spoilt``: cells a side, in shares of the pixels
 
 
 def diff_augment(x_NCHW: Tensor) -> Tensor:
@@ -91,3 +94,36 @@ def recoloured(x_NCHW: Tensor) -> Tensor:
     colours_N33 = grey_33 + (1 + RICHER * (2 * drawn() - 1)) * turned_N33
     lighter_N111 = LIGHTER * (2 * drawn() - 1)[..., None]
     return torch.einsum("nij,njhw->nihw", colours_N33, x_NCHW) + lighter_N111
+
+
+def bare(x_NCHW: Tensor, down: float) -> Tensor:
+    """Each picture grey above a line, as a share of the side, but left and right of the middle; the
+    same shape. For a discriminator that is not to judge who has a fringe, or a high forehead."""
+    height, width = x_NCHW.shape[2:]
+
+    def inside(far_N: Tensor, border: float) -> Tensor:
+        t_N = ((border - far_N) / EDGE).clamp(0, 1)
+        return t_N * t_N * (3 - 2 * t_N)
+
+    def centres(number: int) -> Tensor:
+        return (torch.arange(number, device=x_NCHW.device, dtype=x_NCHW.dtype) + 0.5) / number
+
+    above_H1 = inside(centres(height), down)[:, None]
+    middle_W = inside((centres(width) - 0.5).abs(), FROM_MIDDLE)
+    return x_NCHW * (1 - above_H1 * middle_W)
+
+
+def spoilt(x_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
+    """Each picture mixed with up to half of another, then as coarse as cells of 2 to 6 px make it;
+    the same shape. For a generator that is to restore it."""
+    share_N111 = FOREIGN * torch.rand(len(x_NCHW), 1, 1, 1, device=x_NCHW.device)
+    mixed_NCHW = torch.lerp(x_NCHW, other_NCHW, share_N111.to(x_NCHW.dtype))
+    fewest, most = (round(share * x_NCHW.shape[2]) for share in CELLS)
+    cells = torch.randint(fewest, most + 1, (len(x_NCHW),)).tolist()
+    coarse = [
+        F.interpolate(
+            F.adaptive_avg_pool2d(one, count), one.shape[2:], mode="bilinear", align_corners=False
+        )
+        for one, count in zip(mixed_NCHW.split(1), cells, strict=True)
+    ]
+    return torch.cat(coarse).contiguous(memory_format=torch.channels_last)

@@ -59,8 +59,9 @@ class ModelCard:
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""
     eyes: float | None = None
-    """How many times as large a photo's eyes are made before the generator sees it, where it is to
-    become a drawing (``faces.align.with_larger_eyes``); None leaves them as they are."""
+    """How many times as large eyes are in the photos that the generators know: a photo's are made
+    so before it becomes a drawing, and back to size in a photo made of one
+    (``faces.align.with_larger_eyes``); None leaves them as they are."""
     name: str = ""
     """Short name for people."""
     licence: str = "unknown"

@@ -247,13 +247,17 @@ class Translator:
         card's own template.
         """
         arrays = self._wish(faces_NCHW, style)
-        faces_NCHW = self._shown(faces_NCHW, style, template_52)
+        if drawing := style.domain in self.card.drawings:
+            faces_NCHW = self._resized_eyes(faces_NCHW, template_52, larger=True)
         role = f"generator.{style.domain}"
         if style.noise_seed is not None:
             role, arrays = f"sampler.{style.domain}", (np.array([style.noise_seed]),)
         elif role not in self.backend.roles:
             role = "generator"
-        return np.clip(self.backend.run(role, faces_NCHW, *arrays), -1, 1)
+        images_NCHW = np.clip(self.backend.run(role, faces_NCHW, *arrays), -1, 1)
+        return (
+            images_NCHW if drawing else self._resized_eyes(images_NCHW, template_52, larger=False)
+        )
 
     def flow(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray | None:
         """How ``translate`` moves what is there before it paints: (N, h, w, 2) displacements, see
@@ -262,21 +266,22 @@ class Translator:
             return None
         return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
 
-    def _shown(
-        self, faces_NCHW: np.ndarray, style: Style, template_52: np.ndarray | None
+    def _resized_eyes(
+        self, photos_NCHW: np.ndarray, template_52: np.ndarray | None, *, larger: bool
     ) -> np.ndarray:
-        """The faces as the generator is shown them: with larger eyes where they are to become
-        drawings of a card that says so."""
+        """Photos with eyes as the generators know them, ``larger``, or back at their own size; as
+        they are of a card that does not ask for it."""
         card = self.card
-        if card.eyes is None or style.domain not in card.drawings:
-            return faces_NCHW
+        if card.eyes is None:
+            return photos_NCHW
         from facestyle.faces.align import template_points, with_larger_eyes
 
         if template_52 is None:
             template_52 = template_points(card.alignment, card.zoom)
-        faces_NHWC = np.ascontiguousarray(faces_NCHW.transpose(0, 2, 3, 1))
-        shown_NHWC = np.stack([with_larger_eyes(f, template_52, card.eyes) for f in faces_NHWC])
-        return np.ascontiguousarray(shown_NHWC.transpose(0, 3, 1, 2))
+        times = card.eyes if larger else 1 / card.eyes
+        photos_NHWC = np.ascontiguousarray(photos_NCHW.transpose(0, 2, 3, 1))
+        resized_NHWC = np.stack([with_larger_eyes(f, template_52, times) for f in photos_NHWC])
+        return np.ascontiguousarray(resized_NHWC.transpose(0, 3, 1, 2))
 
     def _wish(self, faces_NCHW: np.ndarray, style: Style) -> tuple[np.ndarray, ...]:
         """What the generator is told beside the faces."""
@@ -304,8 +309,9 @@ class Translator:
         Raises:
             UsageError: the model has no attention.
         """
-        shown_NCHW = self._shown(faces_NCHW, style, template_52)
-        return self.backend.run(self.needs_attention(style), shown_NCHW)
+        if style.domain in self.card.drawings:
+            faces_NCHW = self._resized_eyes(faces_NCHW, template_52, larger=True)
+        return self.backend.run(self.needs_attention(style), faces_NCHW)
 
     def labels(self, faces_NCHW: np.ndarray, edit: Edit) -> np.ndarray:
         """The label vectors (N, A) that ask the generator for faces with these changes.

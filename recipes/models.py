@@ -131,48 +131,43 @@ def _female_male(steps: int, batch_size: int, **settings: Any) -> Tables:
     }
 
 
-def _anime(
-    steps: int,
-    batch_size: int,
-    warmup: int,
-    falls: int = 0,
-    ema: float = 0.995,
-    **settings: Any,
-) -> Tables:
-    """Tables of a stage of portrait-anime; in the first ``warmup`` steps the judge learns alone,
-    over the last ``falls`` the rate falls."""
+def _anime(side: int, steps: int, batch_size: int, warmup: int, **settings: Any) -> Tables:
+    """Tables of a stage of portrait-anime: generators that restore what is spoilt and treat both
+    sides of a face alike, and a judge that leads. It sees no colours, for they are the photo's,
+    which a loss holds; no forehead, for it would have a fringe drawn on each; patches beside the
+    whole; what was made earlier too; and it is kept knowing drawings from photos. In the first
+    ``warmup`` steps it learns alone."""
     return {
-        "run": {"steps": steps, "batch_size": batch_size, "ema": ema},
+        "run": {"steps": steps, "batch_size": batch_size, "ema": 0.997},
         "ugatit": {
+            "image_size": side,
+            "load_size": round(1.104 * side),
             "width": 24,
             "blocks": 3,
             "judge": "domains",
+            "judge_width": 56,
+            "judge_levels": 3,
+            "recolour": True,
+            "unseen": 0.34,
+            "mismatch": 1.0,
+            "pool": 400,
             "warmup_steps": warmup,
-            "cycle": 5.0,
-            "identity": 2.0,
+            "adversarial": 1.5,
+            "cycle": 1.0,
+            "cycle_noise": 0.1,
+            "identity": 3.0,
+            "restore": True,
+            "colour": 5.0,
+            "mirror": 3.0,
             "cam": 1.0,
-            "lr": 2e-4,
-            "lr_fall_from": steps - falls,
-            "lr_fall_to": steps + (0 if falls else 1),
+            "lr": 1.5e-4,
+            "d_lr_factor": 4.0,
+            "lr_fall_from": steps,  # a falling rate takes away what was drawn boldly
+            "lr_fall_to": steps + 1,
             **settings,
         },
     }
 
-
-AT_96: Mapping[str, Any] = {"image_size": 96, "load_size": 106}
-# Colours are the photo's: the judge sees none, and a loss holds them. It is kept knowing drawings
-# from photos, and leads.
-SHAPES_ALONE: Mapping[str, Any] = {
-    "recolour": True,
-    "mismatch": 1.0,
-    "colour": 5.0,
-    "cycle": 1.5,
-    "cycle_noise": 0.1,
-    "judge_width": 64,
-    "r1": 0.2,
-}
-# And both sides of a face alike, of a judge that does not forget.
-BOTH_SIDES: Mapping[str, Any] = {**SHAPES_ALONE, "pool": 400, "mirror": 5.0}
 
 RECIPES = {
     "female-male": Recipe(
@@ -201,125 +196,13 @@ RECIPES = {
         eyes=1.8,  # drawings' are so much larger; narrow ones were taken for creases
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
-            Stage(tables=_anime(3_000, 8, 400, image_size=32, load_size=36, r1=0.05)),
-            Stage(tables=_anime(1_000, 4, 0, image_size=48, load_size=54, lr=3e-4)),
-            Stage(
-                tables=_anime(2_600, 4, 300, 800, image_size=64, load_size=72, lr=3e-4), fresh=True
-            ),
-            Stage(  # the same once more, R1 by its rule
-                tables=_anime(
-                    1_600, 4, 300, 700, image_size=64, load_size=72, lr=3e-4, r1=0.2, cycle=4.0
-                ),
-                fresh=True,
-            ),
-            Stage(  # a judge that knows twice as much
-                tables=_anime(
-                    2_500,
-                    4,
-                    400,
-                    700,
-                    **AT_96,
-                    lr=3e-4,
-                    r1=0.2,
-                    cycle=4.0,
-                    judge_width=64,
-                ),
-                fresh=True,
-            ),
-            Stage(  # what is taken back is noisy, so no photo hides in fine patterns
-                tables=_anime(
-                    1_250,
-                    4,
-                    100,
-                    **AT_96,
-                    lr=3e-4,
-                    r1=0.2,
-                    cycle=3.0,
-                    cycle_noise=0.1,
-                    judge_width=64,
-                ),
-            ),
-            Stage(  # colours from the photo
-                tables=_anime(
-                    1_850,
-                    4,
-                    150,
-                    **AT_96,
-                    d_lr_factor=2.0,
-                    lr_fall_from=1_000,
-                    lr_fall_to=2_300,
-                    **SHAPES_ALONE,
-                ),
-            ),
-            Stage(  # larger batches, the rate falling to nothing
-                tables=_anime(
-                    900,
-                    8,
-                    40,
-                    700,
-                    **AT_96,
-                    lr=1e-4,
-                    d_lr_factor=3.0,
-                    **SHAPES_ALONE,
-                ),
-            ),
-            Stage(  # what ships went on from the mean of its averages at 1,200 and 1,500
-                tables=_anime(
-                    2_200,
-                    4,
-                    100,
-                    **AT_96,
-                    lr=1e-4,
-                    lr_fall_from=1_600,
-                    lr_fall_to=2_900,
-                    d_lr_factor=5.0,
-                    **BOTH_SIDES,
-                ),
-            ),
-            Stage(  # a judge of patches beside the whole
-                tables=_anime(
-                    7_000,
-                    4,
-                    400,
-                    ema=0.998,
-                    **AT_96,
-                    lr=1e-4,
-                    d_lr_factor=5.0,
-                    judge_levels=3,
-                    **BOTH_SIDES,
-                ),
-                fresh=True,
-            ),
+            Stage(tables=_anime(48, 1_800, 8, 200, lr=2e-4, r1=0.06)),
+            Stage(tables=_anime(72, 1_850, 6, 300, r1=0.17), fresh=True),
+            Stage(tables=_anime(96, 5_000, 4, 60, lr=1.2e-4, r1=0.25)),
         ),
         gpu=(
-            Stage(
-                tables=_anime(
-                    8_000,
-                    32,
-                    400,
-                    image_size=64,
-                    load_size=72,
-                    width=32,
-                    r1=0.05,
-                    cycle=3.0,
-                    cycle_noise=0.1,
-                )
-            ),
-            Stage(
-                tables=_anime(
-                    14_000,
-                    16,
-                    400,
-                    6_000,
-                    image_size=128,
-                    load_size=140,
-                    width=32,
-                    d_lr_factor=5.0,
-                    judge_levels=3,
-                    **BOTH_SIDES,
-                ),
-                fresh=True,
-            ),
+            Stage(tables=_anime(64, 8_000, 32, 400, width=32, lr=2e-4, r1=0.05)),
+            Stage(tables=_anime(128, 14_000, 16, 400, width=32, lr=1e-4, r1=0.2), fresh=True),
         ),
     ),
     "attributes": Recipe(

@@ -26,6 +26,7 @@ from facestyle.faces.align import (
     skin,
     template_points,
     whole,
+    with_larger_eyes,
 )
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
@@ -398,3 +399,11 @@ def test_no_flow_moves_nothing_and_none_reaches_beyond_the_crop() -> None:
     assert (output[reach == 1] != picture[reach == 1]).mean() > 0.9
     away = replace(aligned, to_crop_23=aligned.to_crop_23 + np.array([[0, 0, 5e3], [0, 0, 0]]))
     assert np.array_equal(reshape(picture, away, np.full((16, 16, 2), 0.05))[0], picture)
+
+
+@pytest.mark.parametrize("times", [1.2, 1.8, 3.0])
+def test_eyes_come_back_to_the_size_they_had(times: float) -> None:
+    face_HWC = cv2.GaussianBlur(noise_picture(192, 192).astype(np.float32), (0, 0), 6)
+    larger = with_larger_eyes(face_HWC, template_points("anime"), times)
+    back = with_larger_eyes(larger, template_points("anime"), 1 / times)
+    assert np.abs(back - face_HWC).max() < 0.1 * np.abs(larger - face_HWC).max()

@@ -9,13 +9,19 @@ from torch import Tensor
 
 from facestyle.augment import (
     BRIGHTNESS,
+    CELLS,
+    EDGE,
+    FOREIGN,
+    FROM_MIDDLE,
     LIGHTER,
     RICHER,
     SHIFT,
+    bare,
     diff_augment,
     moved,
     recoloured,
     shifted,
+    spoilt,
 )
 
 
@@ -94,3 +100,36 @@ def test_recoloured_pictures_keep_their_shapes_and_no_hue() -> None:
         math.sqrt(3) * (colour[:, 1] - colour[:, 2]), 2 * colour[:, 0] - colour[:, 1] - colour[:, 2]
     )
     assert torch.histc(hue, 8, -math.pi, math.pi).min() > 20
+
+
+def test_a_spoilt_picture_is_coarse_and_partly_another() -> None:
+    """Each in its own way: a share of the other, which a constant shows, and a coarseness, which
+    a fine pattern does."""
+    ours, other = torch.full((200, 3, 32, 32), -1.0), torch.full((200, 3, 32, 32), 1.0)
+    torch.manual_seed(0)
+    share = (spoilt(ours, other) + 1) / 2
+    assert share.shape == ours.shape
+    assert torch.allclose(share, share[:, :1, :1, :1].expand_as(share), atol=1e-6)
+    drawn = share[:, 0, 0, 0]
+    assert 0 <= float(drawn.min()) < 0.05 * FOREIGN
+    assert 0.95 * FOREIGN < float(drawn.max()) <= FOREIGN + 1e-6
+
+    fine = pictures(200, 3, 32, 32)
+    kept = spoilt(fine, fine).flatten(1).var(dim=1) / fine.flatten(1).var(dim=1)
+    # Of noise as much stays as there are cells for its pixels, less what is blurred between them.
+    for found, cells in ((kept.min(), CELLS[0]), (kept.max(), CELLS[1])):
+        assert 0.2 * cells**2 < float(found) < 4 / 9 * cells**2
+
+
+def test_a_bare_forehead_is_grey_and_all_else_as_it_was() -> None:
+    x = torch.ones(2, 3, 100, 100)
+    seen = bare(x, 0.4)
+    top, middle = 40, 50
+    deep, wide = round(100 * EDGE), round(100 * FROM_MIDDLE)
+    assert not seen[:, :, : top - deep, middle - wide + deep : middle + wide - deep].any()
+    assert torch.equal(seen[:, :, top:], x[:, :, top:])
+    assert torch.equal(seen[..., : middle - wide], x[..., : middle - wide])
+    assert torch.allclose(seen, seen.flip(3), atol=1e-5)
+    fading = seen[0, 0, :, middle]
+    assert (fading.diff() >= 0).all()  # no edge that a judge could take for one
+    assert float(fading.diff().max()) < 2 / deep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from facestyle.errors import InputError, UsageError
 from facestyle.training.data import (
     AttributePictures,
     LabelledPictures,
+    LargerEyes,
     attribute_pictures,
     labelled_folders,
     paired_pictures,
+    plain,
     read_layout,
     unpaired_folders,
 )
@@ -69,6 +72,37 @@ def test_jitter_cuts_and_mirrors_at_random_and_the_same_for_the_same_stream(
     assert rising == {True, False}  # some are mirrored
     assert all(cut[1, -1, 0] > cut[1, 0, 0] for cut in cuts)  # none upside down
     assert len({float(cut[1, 0, 0]) for cut in cuts}) > 5  # cut at many heights
+
+
+def test_photos_are_learned_with_larger_eyes_and_drawings_as_they_are(tmp_path: Path) -> None:
+    """White eyes on grey; what a translator enlarges by itself is listed as it is."""
+    template_52 = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.75], [0.65, 0.75]])
+    y, x = np.mgrid[:64, :64] + 0.5
+    eyes = [np.hypot(x - 64 * a, y - 64 * b) < 4 for a, b in template_52[:2]]
+    grey = np.where(np.any(eyes, axis=0), 255, 64).astype(np.uint8)
+    for name in ("anime", "portrait"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.stack([grey] * 3, axis=2)).save(tmp_path / name / "1.png")
+    larger = LargerEyes(times=1.5, template_52=template_52, drawings=("anime",))
+    pictures = replace(labelled_folders(tmp_path), larger_eyes=larger)
+
+    def white(picture_CHW: np.ndarray) -> int:
+        return int((picture_CHW[0] > 0.25).sum())
+
+    true, stream = white(plain(tmp_path / "anime" / "1.png", 64)), np.random.default_rng
+
+    def is_seen(picture_CHW: np.ndarray, larger: bool) -> bool:
+        grown = white(picture_CHW) / true  # in the middle by 1.5 squared, less away from it
+        return 1.5 < grown <= 1.5**2 if larger else grown == 1
+
+    assert is_seen(pictures.jittered(0, stream(0), 64, 64), larger=False)
+    assert is_seen(pictures.jittered(1, stream(0), 64, 64), larger=True)
+    assert is_seen(pictures.load(1, stream(4), 64), larger=True)  # a stream that does not cut
+    for seed in range(8):
+        seen, label_D = pictures.load_labelled(stream(seed), 64, 0)
+        assert is_seen(seen, larger=bool(label_D[1]))
+    assert all(white(one) == true for one in pictures.sources(2, 64))
+    assert white(pictures.members("portrait", 1, 64)[0]) == true
 
 
 # --- paired -----------------------------------------------------------------------------------

@@ -171,8 +171,19 @@ def test_what_becomes_a_drawing_is_shown_with_larger_eyes(load_size: int | None)
     backend = SeeingBackend()
     model = Translator(card, backend)
 
-    model.translate(faces_NCHW, model.sample_style("dark"))
+    def as_they_are(domain: str) -> np.ndarray:
+        """What becomes of the faces without eyes on the card."""
+        style = model.sample_style(domain)
+        return Translator(replace(card, eyes=None), FakeBackend()).translate(faces_NCHW, style)
+
+    result_NCHW = model.translate(faces_NCHW, model.sample_style("dark"))
     assert np.array_equal(backend.shown_NCHW, faces_NCHW)
+    # A photo made of a drawing has the drawing's large eyes until they are made small.
+    smaller = with_larger_eyes(
+        as_they_are("dark")[0].transpose(1, 2, 0), template_points("anime", card.zoom), 1 / 1.5
+    )
+    assert np.allclose(result_NCHW[0].transpose(1, 2, 0), smaller)
+    assert np.abs(result_NCHW - as_they_are("dark")).max() > 0.1
     model.translate(faces_NCHW, model.sample_style("bright"))
     shown = backend.shown_NCHW
     assert shown.dtype == np.float32

@@ -580,6 +580,12 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
     ):
         with pytest.raises(UsageError, match=said):
             start(data, tmp_path / "runs", **larger | changes)
+    # Pairs are alike pixel by pixel: one half of a pair cannot have larger eyes than the other.
+    with pytest.raises(UsageError, match="no folder of drawings beside one of photos"):
+        training.start(
+            data / "red", family="pix2pix", runs=tmp_path / "pairs", watcher=Quiet(),
+            tables={"run": {"domains": "red", **larger}},
+        )  # fmt: skip
     for setting in ("drawings", "on_skin"):
         with pytest.raises(
             UsageError, match=rf"{setting} names 'green', which is no domain .*blue, red"

@@ -698,6 +698,19 @@ def test_a_judge_of_shapes_sees_no_colours_and_a_loss_holds_them() -> None:
     assert float(l1(coarse(fine), coarse(-fine))) == 0  # a pattern has no coarse colour
 
 
+def test_what_lies_above_the_brows_may_be_no_matter_to_the_judge() -> None:
+    """Two fringes are one to it, two chins are not; the generators' other losses see both."""
+    config = replace(TINY, judge="domains", unseen=0.34)
+    batch = batches(1)[0]
+    fringe, chin = ({n: x.clone() for n, x in batch.items()} for _ in range(2))
+    fringe["B"][:, :, :8, 10:22] = 1
+    chin["B"][:, :, 24:, 10:22] = 1
+    told, with_fringe, with_chin = (fresh(config).step(one) for one in (batch, fringe, chin))
+    assert with_fringe["D/real"] == pytest.approx(told["D/real"], abs=1e-6)
+    assert abs(with_chin["D/real"] - told["D/real"]) > 1e-4
+    assert abs(with_fringe["G/identity_B"] - told["G/identity_B"]) > 1e-3
+
+
 def test_mirrored_sources_may_be_held_to_mirrored_results() -> None:
     batch = batches(1)[0]
     plain, held = fresh().step(batch), fresh(replace(TINY, mirror=2.0)).step(batch)
@@ -773,6 +786,32 @@ def test_noise_drowns_what_a_result_hides_and_nothing_else() -> None:
     hidden = 0.1 * torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
     read = torch.sign(noised(x + hidden, 1.0)) == torch.sign(hidden)
     assert 0.5 < float(read.float().mean()) < 0.56  # a guess is a half
+
+
+def test_identity_may_begin_from_a_spoilt_picture_and_ends_at_the_picture() -> None:
+    """The other losses, the judges' among them, know nothing of it."""
+    batch = batches(1)[0]
+    before, after = (fresh(replace(TINY, restore=on)).step(batch) for on in (False, True))
+    names = {name for name, value in before.items() if after[name] != value}
+    # A classifier tells sources from what the domain is already, which is the spoilt picture.
+    assert names == {"G/identity_A", "G/identity_B", "G/cam_A", "G/cam_B", "G/total"}
+
+    task, given = fresh(replace(TINY, restore=True)), {}
+    for part, network in task.generators.items():
+        anchor = next(network.parameters())
+
+        def same(x: Tensor, part: str = part, anchor: Tensor = anchor) -> tuple[Tensor, Tensor]:
+            given.setdefault(part, x.detach())
+            return x + 0 * anchor.sum(), x.new_zeros(len(x), 2) + 0 * anchor.sum()
+
+        task._trainees[part] = same
+    losses = task.step(batch)
+    for part, source, own in (("genA2B", "A", "B"), ("genB2A", "B", "A")):
+        first, second = given[part].chunk(2)
+        assert torch.equal(first, batch[source])
+        assert float(second.var()) < 0.5 * float(batch[own].var())
+        expected = float(l1(second, batch[own]))
+        assert losses[f"G/identity_{own}"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_full_mode_trains_too() -> None:
@@ -898,6 +937,12 @@ def test_presets_are_usable(preset: str) -> None:
         ({"recolour": True}, "recolour is on, and these discriminators see pictures as they are"),
         ({"pool": -1}, "pool is -1, expected 0 or more"),
         ({"mirror": -1.0}, "mirror is -1.0, expected 0 or more"),
+        ({"unseen": 1.0}, "unseen is 1.0, expected 0 to below 1"),
+        ({"unseen": 0.3}, "unseen is 0.3, and these discriminators see all of a picture"),
+        (
+            {"restore": True, "identity": 0.0},
+            "restore is on, and the identity loss it is of is off",
+        ),
         ({"judge_levels": 2}, "judge_levels is 2, and these discriminators see one size"),
         (
             {"judge": "domains", "judge_levels": 5},

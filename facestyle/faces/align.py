@@ -72,6 +72,7 @@ MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] 
 }
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 EYE_REACH = 0.75  # of the eyes' distance: how far about an eye that is enlarged anything moves
+INVERSE_STEPS = 12  # of a fixed point; enough where eyes are three times as large
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
@@ -169,10 +170,11 @@ def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
 
 
 def with_larger_eyes(face_HWC: Floats, template_52: NDArray[np.float64], times: float) -> Floats:
-    """A crop with each eye ``times`` as large about its middle, smoothly less away from it.
+    """A crop with each eye ``times`` as large about its middle, smoothly less away from it; of
+    less than 1 the reverse of what 1 / ``times`` does.
 
-    Of a generator that has learned drawings: a small or narrow eye it takes for a crease, and
-    draws none.
+    For a generator that learns drawings: a small or narrow eye it takes for a crease, and draws
+    none.
 
     Args:
         face_HWC: float32, of any range.
@@ -182,11 +184,21 @@ def with_larger_eyes(face_HWC: Floats, template_52: NDArray[np.float64], times: 
     eyes_22 = side * template_52[:2] - 0.5
     reach = EYE_REACH * np.hypot(*(eyes_22[1] - eyes_22[0]))
     at_HW2 = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=2).astype(np.float64)
-    from_HW2 = at_HW2.copy()
-    for eye_2 in eyes_22:
-        away_HW2 = at_HW2 - eye_2
-        near_HW = (1 - (away_HW2**2).sum(axis=2) / reach**2).clip(min=0) ** 2
-        from_HW2 -= (1 - 1 / times) * near_HW[..., None] * away_HW2
+
+    def outward(points_HW2: NDArray[np.float64]) -> NDArray[np.float64]:
+        moved_HW2 = np.zeros_like(points_HW2)
+        for eye_2 in eyes_22:
+            away_HW2 = points_HW2 - eye_2
+            near_HW = (1 - (away_HW2**2).sum(axis=2) / reach**2).clip(min=0) ** 2
+            moved_HW2 += near_HW[..., None] * away_HW2
+        return moved_HW2
+
+    if times >= 1:
+        from_HW2 = at_HW2 - (1 - 1 / times) * outward(at_HW2)
+    else:
+        from_HW2 = at_HW2
+        for _ in range(INVERSE_STEPS):
+            from_HW2 = at_HW2 + (1 - times) * outward(from_HW2)
     from_HW2 = from_HW2.astype(np.float32)
     moved = cv2.remap(
         face_HWC, from_HW2[..., 0], from_HW2[..., 1], cv2.INTER_LINEAR,

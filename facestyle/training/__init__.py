@@ -92,9 +92,7 @@ def start(
         folder = processes.agreed(_begun(runs) if processes.writes else None)
         if folder is not None:
             return _run(folder, _settings(folder), watcher, processes)
-        run_config = _settled(run_config, device)
-        if not run_config.alignment:
-            run_config = replace(run_config, alignment=_prepared_alignment(data))
+        run_config = _settled(run_config, data, device)
         pictures = _pictures(chosen, run_config, data)
         settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
         if origin is not None:
@@ -153,7 +151,7 @@ def estimate(
 
     chosen = family_named(family)
     run, config = resolve(chosen, preset, tables or {})
-    run = _settled(run, device)
+    run = _settled(run, data, device)
     pictures = _pictures(chosen, run, data)
     task = _new_task(chosen, config, run, pictures, device)
     if origin is not None:
@@ -273,23 +271,36 @@ def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
                 f"{setting} names '{strangers[0]}', which is no domain of this run",
                 f"its domains: {', '.join(pictures.domains)}",
             )
-    _check_eyes(run)
-    return pictures
+    return pictures if run.eyes == 1 else _with_larger_eyes(pictures, run)
 
 
-def _check_eyes(run: RunConfig) -> None:
+def _with_larger_eyes(pictures: Pictures, run: RunConfig) -> Pictures:
     """Raises UsageError where eyes are to be enlarged that nobody finds or draws."""
+    from facestyle.faces.align import template_points
+    from facestyle.training.data import LabelledPictures, LargerEyes
+
     if not 1 <= run.eyes <= MOST_EYES:
         raise UsageError(f"eyes is {run.eyes}, expected 1 to {MOST_EYES}")
-    if run.eyes != 1 and not run.drawings:
+    if not run.drawings:
         raise UsageError(
             f"eyes is {run.eyes}, and no domain is a drawing's", "name it in drawings, or eyes = 1"
         )
-    if run.eyes != 1 and run.alignment == "none":
+    if run.alignment == "none":
         raise UsageError(
             f"eyes is {run.eyes}, and these pictures are not aligned",
             "alignment = the template that they were cut to, or eyes = 1",
         )
+    if not isinstance(pictures, LabelledPictures):
+        raise UsageError(
+            f"eyes is {run.eyes}, and this data has no folder of drawings beside one of photos",
+            "eyes = 1",
+        )
+    larger = LargerEyes(
+        times=run.eyes,
+        template_52=template_points(run.alignment),
+        drawings=_names(run.drawings),
+    )
+    return replace(pictures, larger_eyes=larger)
 
 
 def _names(joined: str) -> tuple[str, ...]:
@@ -411,15 +422,17 @@ def _prepared_alignment(data: Path) -> str:
         return "none"
 
 
-def _settled(run: RunConfig, device: str) -> RunConfig:
-    """What this machine decides. A resumed run keeps it, wherever it goes on: another number of
-    threads adds in another order."""
+def _settled(run: RunConfig, data: Path, device: str) -> RunConfig:
+    """What the data and this machine decide. A resumed run keeps it, wherever it goes on: another
+    number of threads adds in another order."""
     import torch
 
     if not run.threads:
         run = replace(run, threads=torch.get_num_threads())
     if run.precision == "auto":
         run = replace(run, precision="bf16" if computes_bf16(device) else "fp32")
+    if not run.alignment:
+        run = replace(run, alignment=_prepared_alignment(data))
     return run
 
 

@@ -70,8 +70,8 @@ class RunConfig:
     drawings: str = ""
     """Comma-separated domains that are drawings, for the card: pasted with firm lines."""
     eyes: float = 1.0
-    """How many times as large a photo's eyes are made before it becomes a drawing, for the card: a
-    drawing's are so much larger, and small ones are overlooked."""
+    """How many times as large photos' eyes are made in training, and later before one becomes a
+    drawing: a drawing's are so much larger, and small ones are overlooked."""
     licence: str = "unknown"
     """Terms of the resulting weights, for the card."""
     about: str = ""

@@ -52,6 +52,26 @@ class Pictures(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LargerEyes:
+    """Aligned pictures → the same with larger eyes, as ``Translator.translate`` shows them to a
+    generator that makes drawings of them."""
+
+    times: float
+    """How many times as large."""
+    template_52: np.ndarray
+    """Where the landmarks lie, as shares of the side."""
+    drawings: tuple[str, ...]
+    """Domains whose eyes are large already."""
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """The same size."""
+        from facestyle.faces.align import with_larger_eyes
+
+        larger_HWC = with_larger_eyes(np.asarray(picture, np.float32), self.template_52, self.times)
+        return Image.fromarray(larger_HWC.round().astype(np.uint8))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledPictures:
     """``root/<domain>/*``: the picture files of each domain."""
@@ -60,6 +80,9 @@ class LabelledPictures:
     """Names, in the order of the domain index."""
     files: tuple[tuple[Path, ...], ...]
     """Sorted files, one tuple a domain."""
+    larger_eyes: LargerEyes | None = None
+    """What training pictures go through, but those of drawings; ``sources`` and ``members`` do not,
+    for a ``Translator`` does it itself."""
 
     def load(self, domain: int, rng: np.random.Generator, side: int) -> np.ndarray:
         """A random picture of a domain, sometimes cropped a little, sometimes mirrored."""
@@ -69,7 +92,7 @@ class LabelledPictures:
         self, domain: int, rng: np.random.Generator, side: int, load_side: int
     ) -> np.ndarray:
         """A random picture of a domain, resized to ``load_side``, cropped, sometimes mirrored."""
-        (picture,) = jittered([_rgb(self._any(domain, rng))], rng, side, load_side)
+        (picture,) = jittered([self._any(domain, rng)], rng, side, load_side)
         return picture
 
     def load_labelled(
@@ -96,9 +119,12 @@ class LabelledPictures:
         """See ``Pictures.members``."""
         return [plain(p, side) for p in self.files[self.domains.index(domain)][-number:]]
 
-    def _any(self, domain: int, rng: np.random.Generator) -> Path:
-        files = self.files[domain]
-        return files[rng.integers(len(files))]
+    def _any(self, domain: int, rng: np.random.Generator) -> Image.Image:
+        files, larger = self.files[domain], self.larger_eyes
+        picture = _rgb(files[rng.integers(len(files))])
+        if larger is None or self.domains[domain] in larger.drawings:
+            return picture
+        return larger(picture)
 
     def _one_hot(self, domain: int) -> np.ndarray:
         return np.eye(len(self.domains), dtype=np.float32)[domain]
@@ -170,7 +196,7 @@ class AttributePictures:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A random picture, its middle ``crop`` px (0: the largest square), and its label."""
         index = int(rng.integers(len(self.files)))
-        return centred(self.files[index], rng, side, crop), self.labels_NA[index]
+        return centred(_rgb(self.files[index]), rng, side, crop), self.labels_NA[index]
 
     def label(self, rng: np.random.Generator) -> np.ndarray:
         """A random picture's label."""
@@ -183,12 +209,12 @@ class AttributePictures:
 
     def sources(self, number: int, side: int) -> list[np.ndarray]:
         """See ``Pictures.sources``."""
-        return [centred(path, None, side, 0) for path in self.files[-number:]]
+        return [centred(_rgb(path), None, side, 0) for path in self.files[-number:]]
 
     def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
         """See ``Pictures.members``."""
         having = np.flatnonzero(self.labels_NA[:, self.domains.index(domain)])[-number:]
-        return [centred(self.files[index], None, side, 0) for index in having]
+        return [centred(_rgb(self.files[index]), None, side, 0) for index in having]
 
 
 def labelled_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:
@@ -335,9 +361,8 @@ def plain(path: Path, side: int) -> np.ndarray:
     return _floats(_rgb(path).resize((side, side), Image.Resampling.BILINEAR))
 
 
-def augmented(path: Path, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Read, sometimes crop a little, resize, sometimes mirror (StarGAN v2's way)."""
-    picture = _rgb(path)
+def augmented(picture: Image.Image, rng: np.random.Generator, side: int) -> np.ndarray:
+    """Sometimes crop a little, resize, sometimes mirror (StarGAN v2's way)."""
     width, height = picture.size
     box = (0.0, 0.0, float(width), float(height))
     if rng.random() < CROP_PROBABILITY:
@@ -365,10 +390,11 @@ def jittered(
     return cut
 
 
-def centred(path: Path, rng: np.random.Generator | None, side: int, crop: int) -> np.ndarray:
+def centred(
+    picture: Image.Image, rng: np.random.Generator | None, side: int, crop: int
+) -> np.ndarray:
     """Cut the middle ``crop`` px (0, or more than there are: the largest square), resize,
     sometimes mirror (StarGAN's way)."""
-    picture = _rgb(path)
     width, height = picture.size
     edge = min(width, height, crop or width)
     left, top = (width - edge) / 2, (height - edge) / 2

@@ -183,10 +183,22 @@ class UGATIT:
                 f"mismatch is {config.mismatch}, and these discriminators know one domain each",
                 'judge = "domains", or mismatch = 0',
             )
+        if not 0 <= config.unseen < 1:
+            raise UsageError(f"unseen is {config.unseen}, expected 0 to below 1")
+        if config.unseen and config.judge == "patches":
+            raise UsageError(
+                f"unseen is {config.unseen}, and these discriminators see all of a picture",
+                'judge = "domains", or unseen = 0',
+            )
         if config.recolour and config.judge == "patches":
             raise UsageError(
                 "recolour is on, and these discriminators see pictures as they are",
                 'judge = "domains", or recolour = false',
+            )
+        if config.restore and not config.identity:
+            raise UsageError(
+                "restore is on, and the identity loss it is of is off",
+                "identity = 10, or restore = false",
             )
         if config.judge_levels != 1 and config.judge == "patches":
             raise UsageError(

@@ -29,7 +29,7 @@ from facestyle.adversarial import (
     pool_draws,
     r1_penalty,
 )
-from facestyle.augment import recoloured
+from facestyle.augment import bare, recoloured, spoilt
 from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
 from facestyle.updates import Optimisers
 
@@ -81,6 +81,9 @@ class Config:
     recolour: bool = False
     """Whether it sees every picture, real or made, with its hues turned about and lighter or
     darker: it judges shapes, and colours are left to the generators' other losses."""
+    unseen: float = 0.0
+    """How far down from the top, as a share of the side, it sees nothing but the sides. Above the
+    brows drawings have fringes: who has none is not given one, and keeps the photo's hair."""
     pool: int = 0
     """Earlier results of each generator that the discriminators may be shown again, as CycleGAN's
     are: what they have learned to tell, they go on telling. 0 is none, the published way."""
@@ -109,6 +112,10 @@ class Config:
     published way."""
     identity: float = 10.0
     """Weight of the identity loss."""
+    restore: bool = False
+    """Whether that loss begins from a picture that is coarse and mixed with one of the other
+    domain, which is to become itself again: a generator learns to draw what is there, in its
+    place, and to leave out what its domain does not have. Not the published way."""
     colour: float = 0.0
     """Weight of how far a result's coarse colours are from its source's. Not the published
     way."""
@@ -256,9 +263,10 @@ class Task:
 
         # The generators do not change before their own step, so both steps share these fakes.
         # Nothing in a generator looks across pictures: two sources go through as one batch.
+        own_A, own_B = (spoilt(a, b), spoilt(b, a)) if self.config.restore else (a, b)
         with torch.set_grad_enabled(warm), self._autocast():
-            to_B, cam_B = self._trainees["genA2B"](torch.cat([a, b]))
-            to_A, cam_A = self._trainees["genB2A"](torch.cat([b, a]))
+            to_B, cam_B = self._trainees["genA2B"](torch.cat([a, own_B]))
+            to_A, cam_A = self._trainees["genB2A"](torch.cat([b, own_A]))
         (fake_B, same_B), (fake_A, same_A) = to_B.chunk(2), to_A.chunk(2)
         fakes = {"A": fake_A, "B": fake_B}
 
@@ -344,7 +352,9 @@ class Task:
 
     def _seen(self, x_NCHW: Tensor) -> Tensor:
         """What the judge is shown of a picture."""
-        return recoloured(x_NCHW) if self.config.recolour else x_NCHW
+        if self.config.recolour:
+            x_NCHW = recoloured(x_NCHW)
+        return bare(x_NCHW, self.config.unseen) if self.config.unseen else x_NCHW
 
     def _told_by_patches(self, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> Losses:
         """All real pictures first: each pass refines the spectral norms for the next."""
