@@ -162,7 +162,7 @@ def _anime(side: int, steps: int, batch_size: int, warmup: int, **settings: Any)
             "cam": 1.0,
             "lr": 1.5e-4,
             "d_lr_factor": 4.0,
-            "lr_fall_from": steps,  # a falling rate takes away what was drawn boldly
+            "lr_fall_from": steps,
             "lr_fall_to": steps + 1,
             **settings,
         },
@@ -198,11 +198,28 @@ RECIPES = {
             # A light network takes any size, so what is where is learned where pictures are cheap.
             Stage(tables=_anime(48, 1_800, 8, 200, lr=2e-4, r1=0.06)),
             Stage(tables=_anime(72, 1_850, 6, 300, r1=0.17), fresh=True),
-            Stage(tables=_anime(96, 5_000, 4, 60, lr=1.2e-4, r1=0.25)),
+            Stage(
+                tables=_anime(
+                    96, 5_400, 4, 120, lr=1.3e-4, r1=0.25, lr_fall_from=4_300, lr_fall_to=5_600
+                )
+            ),
         ),
         gpu=(
             Stage(tables=_anime(64, 8_000, 32, 400, width=32, lr=2e-4, r1=0.05)),
-            Stage(tables=_anime(128, 14_000, 16, 400, width=32, lr=1e-4, r1=0.2), fresh=True),
+            Stage(
+                tables=_anime(
+                    128,
+                    14_000,
+                    16,
+                    400,
+                    width=32,
+                    lr=1e-4,
+                    r1=0.2,
+                    lr_fall_from=8_000,
+                    lr_fall_to=14_000,
+                ),
+                fresh=True,
+            ),
         ),
     ),
     "attributes": Recipe(
