@@ -19,8 +19,8 @@ from torch import Tensor
 SHIFT = 1 / 8  # of the side, at most
 BRIGHTNESS, SATURATION = 0.2, 0.4  # of ``moved``, at most
 LIGHTER, RICHER = 0.3, 0.5  # of ``recoloured``, at most
-FOREIGN = 0.5  # of ``spoilt``: the other picture's share, at most
 FROM_MIDDLE, EDGE = 0.33, 0.07  # of ``bare``: how far it reaches, and fades, shares of the side
+FOREIGN = 0.5  # of ``spoilt``: the other picture's share, at most
 CELLS = (0.16, 0.6)  # of ``spoilt``: cells a side, in shares of the pixels
 
 

@@ -159,6 +159,11 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError(
             f"the model card's eyes is {card.eyes}, and it makes no drawings of aligned faces"
         )
+    if card.eyes is not None and len(card.domains) > len(card.drawings) + 1:
+        # What comes from a photo would lose the eyes' size on its way to another domain of photos.
+        raise CheckpointError(
+            f"the model card's eyes is {card.eyes}, and more than one domain is of photos"
+        )
     for group in (*card.attribute_sets, *card.exclusive):
         if strangers := set(group.split(",")) - set(card.domains):
             raise CheckpointError(f"the model card groups '{min(strangers)}', which is no domain")

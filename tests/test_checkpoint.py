@@ -597,6 +597,15 @@ def test_a_card_comes_back() -> None:
     assert full.to_json() == ModelCard.from_json(full.to_json()).to_json()
 
 
+def test_a_card_whose_eyes_would_change_from_photo_to_photo_is_refused() -> None:
+    fields = {"alignment": "anime", "eyes": 1.8, "drawings": ("anime",)}
+    two = replace(CARD, domains=("photo", "anime"), **fields)
+    assert ModelCard.from_json(two.to_json()) == two
+    three = replace(two, domains=("female", "male", "anime"))
+    with pytest.raises(CheckpointError, match="more than one domain is of photos"):
+        ModelCard.from_json(three.to_json())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -577,6 +577,7 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
         ({"eyes": 0.5}, "eyes is 0.5, expected 1 to 3"),
         ({"drawings": ""}, "eyes is 1.5, and no domain is a drawing's"),
         ({"alignment": "none"}, "eyes is 1.5, and these pictures are not aligned"),
+        ({"drawings": "red,blue"}, "eyes is 1.5, and 0 domains are of photos, expected 1"),
     ):
         with pytest.raises(UsageError, match=said):
             start(data, tmp_path / "runs", **larger | changes)

@@ -295,10 +295,15 @@ def _with_larger_eyes(pictures: Pictures, run: RunConfig) -> Pictures:
             f"eyes is {run.eyes}, and this data has no folder of drawings beside one of photos",
             "eyes = 1",
         )
+    drawings = _names(run.drawings)
+    photos = [name for name in pictures.domains if name not in drawings]
+    if len(photos) != 1:
+        raise UsageError(
+            f"eyes is {run.eyes}, and {len(photos)} domains are of photos, expected 1",
+            "eyes = 1, or [run] domains with one of photos beside drawings",
+        )
     larger = LargerEyes(
-        times=run.eyes,
-        template_52=template_points(run.alignment),
-        drawings=_names(run.drawings),
+        times=run.eyes, template_52=template_points(run.alignment), drawings=drawings
     )
     return replace(pictures, larger_eyes=larger)
 
