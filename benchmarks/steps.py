@@ -65,7 +65,9 @@ def main() -> None:
             "translate": lambda a=aligned, m=model, s=style: translate_crops(a, m, s),
         }
         for pasted in PASTED:
-            masked = [replace(face, aligned=replace(face.aligned, pasted=pasted)) for face in faces]
+            masked = [
+                replace(face, aligned=replace(face.aligned, pasted=(pasted,))) for face in faces
+            ]
             steps[f"paste, {pasted}"] = lambda f=masked, d=detail, t=tone: paste_all(
                 photo_HWC, f, detail=d, tone=t
             )

@@ -26,7 +26,7 @@ import numpy as np
 from facestyle.errors import FacestyleError
 from facestyle.faces.align import AlignedFace
 from facestyle.images import to_model
-from facestyle.pipeline import Restyled, restyled, translate_crops
+from facestyle.pipeline import Restyled, joined, networks, restyled, translate_crops
 from facestyle.translator import Style, Translator
 
 T = TypeVar("T")
@@ -153,30 +153,19 @@ def translate_together(
     crops_NHWC = np.stack([one.crop_HWC for one in everyone])
     total = len(crops_NHWC)
     filled = np.minimum(np.arange(-(-total // TOGETHER) * TOGETHER), total - 1)
-    images, flows = [], []
+    calls = []
     try:
         for first in range(0, total, TOGETHER):
             faces_NCHW = to_model(crops_NHWC[filled[first : first + TOGETHER]])
-            images.append(model.translate(faces_NCHW, style, everyone[0].template_52))
-            flows.append(model.flow(faces_NCHW, style))
+            calls.append(networks(faces_NCHW, model, style, everyone[0].template_52))
     except FacestyleError as error:
         return [error] * len(pictures)
-    images_NCHW = np.concatenate(images)
-    moving = [flow_NHW2 for flow_NHW2 in flows if flow_NHW2 is not None]
-    flow_NHW2 = np.concatenate(moving) if moving else None
+    made = joined(calls)
     first = 0
     for aligned in pictures:
         own = slice(first, first + len(aligned))
         try:
-            results.append(
-                restyled(
-                    aligned,
-                    images_NCHW[own],
-                    flow_NHW2[own] if flow_NHW2 is not None else None,
-                    model.card,
-                    style,
-                )
-            )
+            results.append(restyled(aligned, made.of(own), model.card, style))
         except FacestyleError as error:  # not finite: the others may be
             results.append(error)
         first += len(aligned)

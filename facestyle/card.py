@@ -55,6 +55,9 @@ class ModelCard:
     on_skin: tuple[str, ...] = ()
     """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is: of a
     model that changes hair, the attributes that it changes nothing of hair for."""
+    on_hair: tuple[str, ...] = ()
+    """Attribute models: domains that are colours of hair, two or more. Of their change only that of
+    the hair goes back, which is found by where their results differ (``faces.align.hair``)."""
     drawings: tuple[str, ...] = ()
     """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
     nothing of the photo's fine detail in it."""
@@ -142,7 +145,9 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError("the model card has no usable domain names")
     if len(set(card.domains)) < len(card.domains):
         raise CheckpointError("the model card names a domain twice")
-    for name, listed in (("drawings", card.drawings), ("on_skin", card.on_skin)):
+    for name, listed in (
+        ("drawings", card.drawings), ("on_skin", card.on_skin), ("on_hair", card.on_hair),
+    ):  # fmt: skip
         if strangers := set(listed) - set(card.domains):
             raise CheckpointError(
                 f"the model card's {name} has '{min(strangers)}', which is no domain"
@@ -153,6 +158,11 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError(f"the model card's styles are not among {', '.join(sorted(STYLES))}")
     if "latent" in card.styles and not card.latent_dim:
         raise CheckpointError("the model card has latent styles and no latent_dim")
+    if card.on_hair and (len(card.on_hair) < 2 or "attributes" not in card.styles):
+        raise CheckpointError(
+            f"the model card's on_hair is {', '.join(card.on_hair)}, "
+            "expected two or more of a model of attributes"
+        )
     if card.eyes is not None and not 1 <= card.eyes <= MOST_EYES:
         raise CheckpointError(f"the model card's eyes is {card.eyes}, expected 1 to {MOST_EYES}")
     if card.eyes is not None and not (card.drawings and card.alignment != "none"):

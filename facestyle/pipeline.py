@@ -19,6 +19,38 @@ from facestyle.translator import Style, Translator
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """What a model computed for aligned faces."""
+
+    images_NCHW: np.ndarray
+    """float32 in [-1, 1], the crops in the style."""
+    flow_NHW2: np.ndarray | None = None
+    """What of their shapes moved, see ``Translator.flow``."""
+    colours_NHW: np.ndarray | None = None
+    """Where their hair is, see ``Translator.hair_colours``."""
+
+    def of(self, faces: slice) -> Made:
+        """The same of some of them."""
+        flow_NHW2, colours_NHW = self.flow_NHW2, self.colours_NHW
+        return Made(
+            images_NCHW=self.images_NCHW[faces],
+            flow_NHW2=None if flow_NHW2 is None else flow_NHW2[faces],
+            colours_NHW=None if colours_NHW is None else colours_NHW[faces],
+        )
+
+
+def joined(calls: Sequence[Made]) -> Made:
+    """All of several calls' faces, in their order."""
+    flows = [one.flow_NHW2 for one in calls if one.flow_NHW2 is not None]
+    colours = [one.colours_NHW for one in calls if one.colours_NHW is not None]
+    return Made(
+        images_NCHW=np.concatenate([one.images_NCHW for one in calls]),
+        flow_NHW2=np.concatenate(flows) if flows else None,
+        colours_NHW=np.concatenate(colours) if colours else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Restyled:
     """What became of an aligned face."""
 
@@ -126,26 +158,44 @@ def translate_crops(
 ) -> list[Restyled]:
     """The crops, all cut to one template, in the style."""
     crops_NCHW = to_model(np.stack([one.crop_HWC for one in aligned]))
-    images_NCHW = model.translate(crops_NCHW, style, aligned[0].template_52)
-    return restyled(aligned, images_NCHW, model.flow(crops_NCHW, style), model.card, style)
+    made = networks(crops_NCHW, model, style, aligned[0].template_52)
+    return restyled(aligned, made, model.card, style)
+
+
+def networks(
+    crops_NCHW: np.ndarray, model: Translator, style: Style, template_52: np.ndarray | None
+) -> Made:
+    """All that the model computes for crops in a style."""
+    return Made(
+        images_NCHW=model.translate(crops_NCHW, style, template_52),
+        flow_NHW2=model.flow(crops_NCHW, style),
+        colours_NHW=model.hair_colours(crops_NCHW, style) if template_52 is not None else None,
+    )
 
 
 def restyled(
-    aligned: Sequence[AlignedFace],
-    images_NCHW: np.ndarray,
-    flow_NHW2: np.ndarray | None,
-    card: ModelCard,
-    style: Style,
+    aligned: Sequence[AlignedFace], made: Made, card: ModelCard, style: Style
 ) -> list[Restyled]:
     """Each face with what a model made of it, and how that goes back."""
-    flows = flow_NHW2 if flow_NHW2 is not None else [None] * len(aligned)
+    none = [None] * len(aligned)
+    flows = none if made.flow_NHW2 is None else made.flow_NHW2
+    colours = none if made.colours_NHW is None else made.colours_NHW
     edit, drawing = style.edit, style.domain in card.drawings
     changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
-    if changed <= set(card.on_skin):
-        aligned = [one.on_skin() for one in aligned]
+    parts = [
+        part
+        for part, domains in (("skin", card.on_skin), ("hair", card.on_hair))
+        if changed & set(domains)
+    ]
+    if changed <= {*card.on_skin, *card.on_hair}:  # anything else may be anywhere
+        aligned = [
+            one.only(*parts, colours_HW=colours_HW)
+            for one, colours_HW in zip(aligned, colours, strict=True)
+        ]
+    results_NHWC = from_model(made.images_NCHW)
     return [
         Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2, drawing=drawing)
-        for one, result_HWC, flow_HW2 in zip(aligned, from_model(images_NCHW), flows, strict=True)
+        for one, result_HWC, flow_HW2 in zip(aligned, results_NHWC, flows, strict=True)
     ]
 
 

@@ -266,6 +266,19 @@ class Translator:
             return None
         return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
 
+    def hair_colours(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray | None:
+        """How far the results of the card's colours of hair differ, which is most where hair is:
+        (N, H, W), see ``align.hair``; None of a style that asks for no such colour."""
+        colours, edit = self.card.on_hair, style.edit
+        if edit is None or not {*edit.on, *edit.off, *edit.flip} & set(colours):
+            return None
+        # As if of faces without attributes: nobody has to look for them, and the place is the same.
+        images = [
+            self.translate(faces_NCHW, self.edited(Edit(on=(colour,), source=())))
+            for colour in colours
+        ]
+        return np.asarray(np.ptp(np.stack(images), axis=0).mean(axis=1))
+
     def _resized_eyes(
         self, photos_NCHW: np.ndarray, template_52: np.ndarray | None, *, larger: bool
     ) -> np.ndarray:
@@ -610,5 +623,6 @@ def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
         attribute_sets=renamed(card.attribute_sets),
         exclusive=renamed(card.exclusive),
         on_skin=renamed(card.on_skin),
+        on_hair=renamed(card.on_hair),
         drawings=renamed(card.drawings),
     )

@@ -109,8 +109,10 @@ def main() -> None:
             parser.error("one of an exclusive group cannot be left out")
         kept = tuple(name for name in card.domains if name not in left_out)
         parts = kept_alone(parts, card.domains, kept)
-        on_skin = tuple(name for name in card.on_skin if name in kept)
-        card = replace(card, domains=kept, on_skin=on_skin)
+        on_skin, on_hair = (
+            tuple(name for name in named if name in kept) for named in (card.on_skin, card.on_hair)
+        )
+        card = replace(card, domains=kept, on_skin=on_skin, on_hair=on_hair)
     if options.strength:
         try:
             parts = strengthened(parts, options.strength)

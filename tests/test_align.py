@@ -16,9 +16,11 @@ from facestyle.faces import find_faces
 from facestyle.faces.align import (
     MASKS,
     TEMPLATES,
+    AlignedFace,
     align,
     crop_mask,
     firm_lines,
+    hair,
     paste,
     paste_mask,
     reshape,
@@ -200,6 +202,49 @@ def test_skin_is_the_same_whatever_was_drawn_before_and_in_any_thread() -> None:
         assert all(
             np.array_equal(one, expected) for one in pool.map(skin, [crop] * 8, [SQUARE] * 8)
         )
+
+
+@pytest.mark.parametrize("side", [64, 96, 256])
+def test_hair_is_where_its_colours_would_differ_up_to_face_and_wall(side: int) -> None:
+    crop, face = head_on_a_wall((150, 170, 190), side)
+    y, x = (np.mgrid[:side, :side] + 0.5) / side
+    head = (np.hypot((x - 0.5) / 0.42, (y - 0.42) / 0.42) < 1) | face
+    hair_HW = head & ~face
+    # What a model makes of two colours differs there, and a little everywhere about it.
+    differs = cv2.GaussianBlur(hair_HW.astype(np.float32), (0, 0), 0.04 * side)
+    mask = cv2.resize(hair(crop, differs, SQUARE), (side, side), interpolation=cv2.INTER_AREA)
+    inner = cv2.distanceTransform(hair_HW.astype(np.uint8), cv2.DIST_L2, 5)
+    outer = cv2.distanceTransform(1 - hair_HW.astype(np.uint8), cv2.DIST_L2, 5)
+    feather = 0.05 * side
+    assert mask[inner > feather].min() > 0.9
+    assert mask[outer > feather].max() < 0.1
+    assert (differs[outer > feather] > 0.05).any()  # where it reached without
+
+
+def test_a_head_without_hair_is_given_some() -> None:
+    """What differs is wall: all of it goes back, or there would be nothing."""
+    y, x = (np.mgrid[:96, :96] + 0.5) / 96
+    head = np.hypot((x - 0.5) / 0.27, (y - 0.50) / 0.40) < 1
+    crop = np.where(head[..., None], (205, 160, 135), (150, 170, 190))
+    crop = (crop + np.random.default_rng(0).normal(0, 3, crop.shape)).astype(np.uint8)
+    cap = (np.hypot((x - 0.5) / 0.42, (y - 0.42) / 0.42) < 1) & ~head & (y < 0.5)
+    differs = cv2.GaussianBlur(cap.astype(np.float32), (0, 0), 3)
+    assert hair(crop, differs, SQUARE).min() == 1
+    assert hair(crop, np.zeros_like(differs), SQUARE).max() == 0
+
+
+def test_what_goes_back_together_is_as_much_as_each_alone() -> None:
+    crop, _ = head_on_a_wall((150, 170, 190))
+    differs = np.zeros((96, 96), np.float32)
+    differs[:20, 30:60] = 1
+    aligned = AlignedFace(crop_HWC=crop, to_crop_23=np.eye(2, 3), template_52=SQUARE)
+    skins, hairs, both = (
+        paste_mask(aligned.only(*parts, colours_HW=differs), 96, 96)
+        for parts in (("skin",), ("hair",), ("skin", "hair"))
+    )
+    assert skins.max() > 0.9
+    assert hairs.max() > 0.9
+    assert np.array_equal(both, np.maximum(skins, hairs))
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
@@ -394,7 +439,7 @@ def test_no_flow_moves_nothing_and_none_reaches_beyond_the_crop() -> None:
     assert np.array_equal(same, picture)
     assert np.array_equal(still.crop_HWC, aligned.crop_HWC)
     output, _ = reshape(picture, aligned, np.full((16, 16, 2), 0.05, np.float32))
-    reach = paste_mask(replace(aligned, pasted="crop"), 400, 500)
+    reach = paste_mask(replace(aligned, pasted=("crop",)), 400, 500)
     assert np.array_equal(output[reach == 0], picture[reach == 0])
     assert (output[reach == 1] != picture[reach == 1]).mean() > 0.9
     away = replace(aligned, to_crop_23=aligned.to_crop_23 + np.array([[0, 0, 5e3], [0, 0, 0]]))

@@ -23,9 +23,12 @@ from typer.testing import CliRunner, Result
 
 from facestyle import batch, engine_ray
 from facestyle.backend_torch import TorchBackend
+from facestyle.card import ModelCard
 from facestyle.cli import app
 from facestyle.errors import FacestyleError
-from facestyle.images import read_picture
+from facestyle.faces.align import TEMPLATES, AlignedFace
+from facestyle.images import read_picture, to_model
+from facestyle.translator import Edit, Style, Translator
 
 
 def facestyle(*arguments: object) -> Result:
@@ -219,9 +222,6 @@ def test_numbers_that_are_none_are_blamed_on_their_own_picture(
 
 
 def test_drawn_noise_stays_within_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    from facestyle.card import ModelCard
-    from facestyle.faces.align import AlignedFace
-    from facestyle.translator import Style, Translator
 
     sizes = []
 
@@ -249,6 +249,36 @@ def test_drawn_noise_stays_within_one_picture(monkeypatch: pytest.MonkeyPatch) -
         assert np.array_equal([face.result_HWC for face in made], crops)
         assert [face.aligned for face in made] == faces
         assert all(face.drawing for face in made)
+
+
+def test_together_on_an_accelerator_each_face_keeps_its_own_hair() -> None:
+    class Painting:
+        roles = ("generator", "classifier")
+        about = "torch on cuda:0, fp32"
+
+        def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+            if role == "classifier":
+                return np.ones((len(arrays[0]), 2), np.float32)
+            return arrays[0] * arrays[1][:, :1, None, None]  # one colour leaves all, one is grey
+
+    card = ModelCard(
+        family="stargan", image_size=8, domains=("a", "b"), styles=("attributes",),
+        alignment="celeba", pasted="crop", on_hair=("a", "b"), exclusive=("a,b",),
+    )  # fmt: skip
+    model = Translator(card, Painting())
+    crops = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
+    template_52 = np.array(TEMPLATES["celeba"])
+    faces = [
+        AlignedFace(crop_HWC=crop, to_crop_23=np.eye(2, 3), template_52=template_52)
+        for crop in crops
+    ]
+    results = batch.translate_together([faces[:2], faces[2:]], model, model.edited(Edit(on=("a",))))
+    assert [len(one) for one in results] == [2, 1]  # type: ignore[arg-type]
+    made = [face for one in results for face in one]  # type: ignore[union-attr]
+    for face, crop in zip(made, crops, strict=True):
+        assert face.aligned.pasted == ("hair",)
+        expected = np.abs(to_model(crop[None])[0]).mean(axis=0)
+        assert face.aligned.colours_HW == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback(

@@ -168,6 +168,29 @@ def test_attributes_follow_their_pictures(attributed: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_is_rare_is_drawn_more_often_where_that_is_asked_for(tmp_path: Path) -> None:
+    for number in range(20):
+        paint(tmp_path / f"{number:02}.png", RED, (8, 8))
+    rows = [f"{n:02}.png,{int(n == 3)},{int(n < 10)},1" for n in range(20)]
+    (tmp_path / "attributes.csv").write_text("file,Rare,Half,Always\n" + "\n".join(rows) + "\n")
+    pictures = attribute_pictures(tmp_path)
+    rng = np.random.default_rng(0)
+    plain, even, shown = (
+        np.mean([draw() for _ in range(3000)], axis=0)
+        for draw in (
+            lambda: pictures.label(rng),
+            lambda: pictures.label(rng, even=True),
+            lambda: pictures.load_labelled(rng, 8, 0, even=True)[1],
+        )
+    )
+    assert plain == pytest.approx([0.05, 0.5, 1], abs=0.03)
+    # A third of the draws is by each, and half of a third has it. The rare one is one of the ten
+    # that have the second; nobody lacks the third, which leaves everybody to be drawn.
+    expected = [(1 / 2 + 1 / 20 + 1 / 20) / 3, ((1 / 2 + 9 / 38) + 1 / 2 + 1 / 2) / 3, 1]
+    assert even == pytest.approx(expected, abs=0.04)
+    assert shown == pytest.approx(expected, abs=0.04)
+
+
 def test_an_attribute_that_the_list_lacks_is_refused_with_those_it_has(attributed: Path) -> None:
     with pytest.raises(UsageError, match=r"no attribute 'Male'") as caught:
         attribute_pictures(attributed, ("Male",))

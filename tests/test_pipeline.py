@@ -22,6 +22,7 @@ from facestyle.faces.align import (
 )
 from facestyle.images import to_model
 from facestyle.pipeline import (
+    Made,
     aligned_faces,
     reference_style,
     restyle,
@@ -126,10 +127,81 @@ def test_of_a_change_of_skin_alone_no_more_goes_back(picture: np.ndarray) -> Non
     ):
         style = Style(domain=named, edit=edit, origin="test")
         for one in (cut, ready):
-            (face,) = restyled([one], ones_NCHW, None, card, style)
+            (face,) = restyled([one], Made(images_NCHW=ones_NCHW), card, style)
             mask = paste_mask(face.aligned, *picture.shape[:2])
-            assert np.array_equal(mask, paste_mask(replace(one, pasted=pasted), *picture.shape[:2]))
+            assert np.array_equal(
+                mask, paste_mask(replace(one, pasted=(pasted,)), *picture.shape[:2])
+            )
         assert mask[:, 200].min() == 1  # of a ready crop all goes back, always
+
+
+class ColouringBackend:
+    """Paints the top of a crop as bright as the labels ask for; its face is what it may be."""
+
+    roles: tuple[str, ...] = ("generator", "classifier")
+    about: str = "fake"
+    precision: str = "fp32"
+
+    def exact(self) -> ColouringBackend:
+        return self
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        if role == "classifier":
+            return np.tile(np.array([[1.0, -1.0, -1.0, -1.0]], np.float32), (len(arrays[0]), 1))
+        faces_NCHW, label_NA = arrays
+        painted = faces_NCHW.copy()
+        shade_N = label_NA @ np.array([-0.3, 0.3, 0.0, 0.0], np.float32)
+        painted[:, :, : SIDE // 4, SIDE // 4 : -SIDE // 4] += shade_N[:, None, None, None]
+        return painted + 0.2 * label_NA[:, 2:3, None, None]
+
+
+def colouring_model() -> Translator:
+    card = ModelCard(
+        family="fake", image_size=SIDE, domains=("black", "blond", "smile", "glasses"),
+        styles=("attributes",), exclusive=("black,blond",), alignment="celeba", pasted="crop",
+        on_skin=("smile",), on_hair=("black", "blond"),
+    )  # fmt: skip
+    return Translator(card, ColouringBackend())
+
+
+def test_hair_is_looked_for_where_its_colours_differ(picture: np.ndarray) -> None:
+    model = colouring_model()
+    picture[121:134, 187:213] = (30, 20, 20)  # hair, where the backend paints
+    aligned = [align(picture, face_at(200, 150, 60).landmarks_52, "celeba", SIDE, "crop")]
+    faces_NCHW = to_model(aligned[0].crop_HWC[None])
+    # Whichever colour is asked for, and whatever else, the same place; nowhere without one.
+    for edit in (Edit(on=("blond",)), Edit(on=("black",)), Edit(off=("black",), flip=("smile",))):
+        found_NHW = model.hair_colours(faces_NCHW, model.edited(edit))
+        assert found_NHW is not None
+        assert found_NHW.shape == (1, SIDE, SIDE)
+        painted = np.zeros((SIDE, SIDE), bool)
+        painted[: SIDE // 4, SIDE // 4 : -SIDE // 4] = True
+        assert found_NHW[0][~painted].max() == 0
+        assert found_NHW[0][painted].min() > 0.2  # 0.6, but where black is clipped
+    assert model.hair_colours(faces_NCHW, model.edited(Edit(flip=("smile",)))) is None
+    assert fake_model().hair_colours(faces_NCHW, fake_model().sample_style("dark")) is None
+
+    masks = {}
+    for name, edit in {
+        "hair": Edit(on=("blond",)),
+        "skin": Edit(flip=("smile",)),
+        "both": Edit(on=("blond",), flip=("smile",)),
+        "crop": Edit(on=("blond",), flip=("glasses",)),
+    }.items():
+        (face,) = translate_crops(aligned, model, model.edited(edit))
+        masks[name] = paste_mask(face.aligned, *picture.shape[:2])
+    whole_crop = paste_mask(aligned[0], *picture.shape[:2])
+    assert np.array_equal(masks["crop"], whole_crop)
+    assert np.array_equal(masks["both"], np.maximum(masks["hair"], masks["skin"]))
+    assert 0 < masks["hair"].sum() < whole_crop.sum()
+    assert not np.array_equal(masks["hair"], masks["skin"])
+
+
+def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray) -> None:
+    model = colouring_model()
+    (face,) = translate_crops([whole(picture, SIDE)], model, model.edited(Edit(on=("blond",))))
+    assert face.aligned.colours_HW is None
+    assert paste_mask(face.aligned, *picture.shape[:2])[:, 200].min() == 1
 
 
 def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
@@ -259,7 +331,7 @@ def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
     assert abs(int(middle.argmin()) - (200 - moved_by)) <= 1
     assert middle.min() < 50  # as dark as it was: the crop would have blurred it to grey
     assert (np.abs(middle[195:210] - 120) < 12).all()
-    crop = paste_mask(replace(aligned, pasted="crop"), 400, 400)
+    crop = paste_mask(replace(aligned, pasted=("crop",)), 400, 400)
     assert np.array_equal(output[crop == 0], picture[crop == 0])
 
 

@@ -587,11 +587,13 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
             data / "red", family="pix2pix", runs=tmp_path / "pairs", watcher=Quiet(),
             tables={"run": {"domains": "red", **larger}},
         )  # fmt: skip
-    for setting in ("drawings", "on_skin"):
+    for setting in ("drawings", "on_skin", "on_hair"):
         with pytest.raises(
             UsageError, match=rf"{setting} names 'green', which is no domain .*blue, red"
         ):
             start(data, tmp_path / "runs", **{setting: "red, green"})
+    with pytest.raises(UsageError, match="on_hair is red, blue, expected two or more of a model"):
+        start(data, tmp_path / "runs", on_hair="red, blue")
 
 
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(

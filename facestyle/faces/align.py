@@ -57,6 +57,14 @@ SKIN_SIDE = 112  # px; more finds the same, slower
 SKIN_SURE = (0.37, (0.70, 1.06))
 SKIN_PRIOR = (0.43, (1.06, 1.22))
 SKIN_FEATHER = 0.02  # share of the side
+# Of what hair's colours differ by where they differ most: where it is hair, where it may be, where
+# it is none.
+HAIR_MOST = 0.97  # quantile
+HAIR_SURE, HAIR_PRIOR, HAIR_NONE = 0.7, 0.5, 0.1
+HAIR_SMOOTH = 0.015  # share of the side
+JUST_TOLD = 2.3  # CIELAB distance of colours that an eye can just tell apart (Mahy et al., 1994)
+SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: there is none
+WALL_SAMPLES = 500
 MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
     # What of a crop goes back into the picture: centre and radii (shares of the side), the power
     # of a superellipse, and the share of it within which the mask is 1; at its edge it is 0.
@@ -91,17 +99,19 @@ class AlignedFace:
     template_52: NDArray[np.float64] | None = None
     """Where its landmarks are to lie, as shares of the crop's side; None of a picture that is
     itself a crop: all of that goes back, for no border has to be hidden."""
-    pasted: str = "face"
-    """What of the crop goes back, of ``MASKS``."""
+    pasted: tuple[str, ...] = ("face",)
+    """What of the crop goes back, of ``MASKS`` or ``hair``, all of these together."""
+    colours_HW: Floats | None = None
+    """Where hair would differ by its colours, any size and range, where ``hair`` goes back."""
 
     @property
     def scale(self) -> float:
         """Crop px per picture px; below 1 the face is larger than the crop."""
         return float(math.hypot(self.to_crop_23[0, 0], self.to_crop_23[1, 0]))
 
-    def on_skin(self) -> AlignedFace:
-        """The same, of which no more than the face's skin goes back."""
-        return replace(self, pasted="skin")
+    def only(self, *parts: str, colours_HW: Floats | None = None) -> AlignedFace:
+        """The same, of which no more than these parts go back."""
+        return replace(self, pasted=parts, colours_HW=colours_HW)
 
 
 def template_points(name: str, zoom: float = 1.0) -> NDArray[np.float64]:
@@ -156,7 +166,7 @@ def align(
     template_52 = template_points(template, zoom)
     to_crop = similarity(landmarks_52, template_52 * side)
     crop = _cut(picture_HWC, to_crop, side)
-    return AlignedFace(crop_HWC=crop, to_crop_23=to_crop, template_52=template_52, pasted=pasted)
+    return AlignedFace(crop_HWC=crop, to_crop_23=to_crop, template_52=template_52, pasted=(pasted,))
 
 
 def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
@@ -244,12 +254,21 @@ def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
 def _window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
     if aligned.template_52 is None:
         return np.ones(shape, np.float32)
-    mask: Floats
-    if aligned.pasted == "skin":
-        mask = crop_mask(SKIN_SIDE, "skin") * skin(aligned.crop_HWC, aligned.template_52)
-    else:
-        mask = crop_mask(MASK_SIDE, aligned.pasted)
-    return _to_picture(mask, aligned, corner, shape, len(mask), outside_is_zero=True)
+    masks = [_part_mask(aligned, aligned.template_52, part) for part in aligned.pasted]
+    placed = [
+        _to_picture(mask, aligned, corner, shape, len(mask), outside_is_zero=True) for mask in masks
+    ]
+    return np.asarray(np.maximum.reduce(placed), np.float32)
+
+
+def _part_mask(aligned: AlignedFace, template_52: NDArray[np.float64], part: str) -> Floats:
+    if part == "skin":
+        return crop_mask(SKIN_SIDE, part) * skin(aligned.crop_HWC, template_52)
+    if part == "hair":
+        assert aligned.colours_HW is not None, "hair is found by where its colours differ"
+        found = hair(aligned.crop_HWC, aligned.colours_HW, template_52)
+        return crop_mask(SKIN_SIDE, "crop") * found
+    return crop_mask(MASK_SIDE, part)
 
 
 def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
@@ -270,19 +289,70 @@ def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
         centre = (float(eyes[0]), float(eyes[1]) + below * unit)
         return _away(SKIN_SIDE, centre, (across * unit, along * unit), 2) < 1
 
-    reduces = len(crop_HWC) > SKIN_SIDE
-    bgr = cv2.resize(
-        crop_HWC, (SKIN_SIDE, SKIN_SIDE),
-        interpolation=cv2.INTER_AREA if reduces else cv2.INTER_CUBIC,
-    )[..., ::-1]  # fmt: skip
     labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
     labels[within(SKIN_PRIOR)] = cv2.GC_PR_FGD
     labels[within(SKIN_SURE)] = cv2.GC_FGD
-    cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
-    rest, face = np.zeros((1, 65)), np.zeros((1, 65))
-    everywhere = (0, 0, SKIN_SIDE, SKIN_SIDE)  # not looked at where there are labels
-    cv2.grabCut(np.ascontiguousarray(bgr), labels, everywhere, rest, face, 1, cv2.GC_INIT_WITH_MASK)
-    found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    return _coloured_alike(crop_HWC, labels)
+
+
+def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]) -> Floats:
+    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of where hair is.
+
+    Where that is, the model knows: asked for one colour of hair and for another, it makes results
+    that differ there. GrabCut takes it from there to the photo's edges, as for ``skin``. Where that
+    is wall, for the head is bald, the mask is 1 all over: what the model gives it is hair.
+
+    Args:
+        colours_HW: how far the results differ, at any size.
+        template_52: where the landmarks lie, as shares of the side.
+    """
+    size = (SKIN_SIDE, SKIN_SIDE)
+    skin_HW = skin(crop_HWC, template_52)
+    smooth = cv2.GaussianBlur(colours_HW, (0, 0), HAIR_SMOOTH * len(colours_HW))
+    differs = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
+    off_skin = np.where(skin_HW < 0.5, differs, 0)
+    most = np.quantile(off_skin, HAIR_MOST)
+    labels = np.full(size, cv2.GC_PR_BGD, np.uint8)
+    labels[off_skin > HAIR_PRIOR * most] = cv2.GC_PR_FGD
+    labels[(off_skin > HAIR_SURE * most) & (skin_HW < 0.1)] = cv2.GC_FGD
+    labels[(skin_HW > 0.9) | (differs < HAIR_NONE * most)] = cv2.GC_BGD
+    above = np.arange(SKIN_SIDE)[:, None] < SKIN_SIDE * template_52[:2, 1].mean()
+    wall = (labels == cv2.GC_BGD) & (skin_HW < 0.1) & above
+    if _same(_small(crop_HWC), labels == cv2.GC_FGD, wall) > SAME_AS_WALL:
+        return np.ones(size, np.float32)
+    return _coloured_alike(crop_HWC, labels)
+
+
+def _same(rgb_HWC: Pixels, these_HW: NDArray[np.bool_], those_HW: NDArray[np.bool_]) -> float:
+    """The share of some pixels whose colour an eye finds among others too."""
+    lab_HWC = cv2.cvtColor(rgb_HWC.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    these_N3, those_M3 = lab_HWC[these_HW], lab_HWC[those_HW]
+    if not (len(these_N3) and len(those_M3)):
+        return 0.0
+    some_M3 = those_M3[:: -(-len(those_M3) // WALL_SAMPLES)]
+    apart_NM = np.linalg.norm(these_N3[:, None] - some_M3, axis=2)
+    return float((apart_NM.min(axis=1) < JUST_TOLD).mean())
+
+
+def _small(crop_HWC: Pixels) -> Pixels:
+    """At SKIN_SIDE."""
+    reduces = len(crop_HWC) > SKIN_SIDE
+    interpolation = cv2.INTER_AREA if reduces else cv2.INTER_CUBIC
+    resized = cv2.resize(crop_HWC, (SKIN_SIDE, SKIN_SIDE), interpolation=interpolation)
+    return np.asarray(resized, np.uint8)
+
+
+def _coloured_alike(crop_HWC: Pixels, labels_HW: Pixels) -> Floats:
+    """GrabCut's cut, feathered; ``labels_HW``, SKIN_SIDE square, say where it begins."""
+    bgr = _small(crop_HWC)[..., ::-1]
+    if np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
+        cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
+        rest, inside = np.zeros((1, 65)), np.zeros((1, 65))
+        everywhere = (0, 0, SKIN_SIDE, SKIN_SIDE)  # not looked at where there are labels
+        cv2.grabCut(
+            np.ascontiguousarray(bgr), labels_HW, everywhere, rest, inside, 1, cv2.GC_INIT_WITH_MASK
+        )
+    found = np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(found, (0, 0), SKIN_FEATHER * SKIN_SIDE), np.float32)
 
 

@@ -208,6 +208,7 @@ def _run(
         alignment=run.alignment,
         pasted=run.pasted or card.pasted,
         on_skin=_names(run.on_skin),
+        on_hair=_names(run.on_hair),
         drawings=_names(run.drawings),
         eyes=None if run.eyes == 1 else run.eyes,
         licence=run.licence,
@@ -265,12 +266,19 @@ def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
     from facestyle.training.data import read_layout
 
     pictures = read_layout(family.layout, data, _names(run.domains))
-    for setting, joined in (("drawings", run.drawings), ("on_skin", run.on_skin)):
-        if strangers := [name for name in _names(joined) if name not in pictures.domains]:
+    for setting in ("drawings", "on_skin", "on_hair"):
+        named = _names(getattr(run, setting))
+        if strangers := [name for name in named if name not in pictures.domains]:
             raise UsageError(
                 f"{setting} names '{strangers[0]}', which is no domain of this run",
                 f"its domains: {', '.join(pictures.domains)}",
             )
+    colours = _names(run.on_hair)
+    if colours and (len(colours) < 2 or family.layout != "attributes"):
+        raise UsageError(
+            f"on_hair is {run.on_hair}, expected two or more of a model of attributes",
+            "hair is found by where their results differ; leave it out, or name another",
+        )
     return pictures if run.eyes == 1 else _with_larger_eyes(pictures, run)
 
 

@@ -96,14 +96,14 @@ class LabelledPictures:
         return picture
 
     def load_labelled(
-        self, rng: np.random.Generator, side: int, crop: int
+        self, rng: np.random.Generator, side: int, crop: int, *, even: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random picture and its domain as a one-hot label."""
+        """A random picture and its domain as a one-hot label; domains are even in any case."""
         domain = int(rng.integers(len(self.domains)))
         return centred(self._any(domain, rng), rng, side, crop), self._one_hot(domain)
 
-    def label(self, rng: np.random.Generator) -> np.ndarray:
-        """A random picture's label."""
+    def label(self, rng: np.random.Generator, *, even: bool = False) -> np.ndarray:
+        """A random picture's label; domains are even in any case."""
         return self._one_hot(int(rng.integers(len(self.domains))))
 
     def counts(self) -> dict[str, int]:
@@ -192,15 +192,16 @@ class AttributePictures:
     """float32 0 or 1, a row a file."""
 
     def load_labelled(
-        self, rng: np.random.Generator, side: int, crop: int
+        self, rng: np.random.Generator, side: int, crop: int, *, even: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random picture, its middle ``crop`` px (0: the largest square), and its label."""
-        index = int(rng.integers(len(self.files)))
+        """A random picture, its middle ``crop`` px (0: the largest square), and its label; see
+        ``_index`` for ``even``."""
+        index = self._index(rng, even)
         return centred(_rgb(self.files[index]), rng, side, crop), self.labels_NA[index]
 
-    def label(self, rng: np.random.Generator) -> np.ndarray:
-        """A random picture's label."""
-        label_A: np.ndarray = self.labels_NA[int(rng.integers(len(self.files)))]
+    def label(self, rng: np.random.Generator, *, even: bool = False) -> np.ndarray:
+        """A random picture's label; see ``_index`` for ``even``."""
+        label_A: np.ndarray = self.labels_NA[self._index(rng, even)]
         return label_A
 
     def counts(self) -> dict[str, int]:
@@ -215,6 +216,15 @@ class AttributePictures:
         """See ``Pictures.members``."""
         having = np.flatnonzero(self.labels_NA[:, self.domains.index(domain)])[-number:]
         return [centred(_rgb(self.files[index]), None, side, 0) for index in having]
+
+    def _index(self, rng: np.random.Generator, even: bool) -> int:
+        """A random picture; ``even``: of those that have, or by the toss of a coin lack, a random
+        attribute, so that what is rare is seen more often."""
+        if not even:
+            return int(rng.integers(len(self.files)))
+        column_N = self.labels_NA[:, rng.integers(len(self.domains))]
+        alike = np.flatnonzero(column_N == rng.integers(2))
+        return int(rng.choice(alike if len(alike) else len(self.files)))
 
 
 def labelled_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:

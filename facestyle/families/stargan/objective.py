@@ -38,6 +38,9 @@ class Config:
     """Side of the centre square cut from each file first, px; 0 takes the largest."""
     labels: str = "attributes"
     """``attributes``, each on or off for itself; or ``one-hot``, exactly one on (RaFD)."""
+    even: bool = False
+    """Whether pictures and targets are drawn by a random attribute that they have or lack, both as
+    often, so that what is rare is seen more often than in the data. Not the published way."""
     g_width: int = 64
     """Channels of the generator's first convolution."""
     g_blocks: int = 6
@@ -109,8 +112,8 @@ def draw_item(
     Args:
         exclusive: groups of attributes of which a face has one at a time.
     """
-    x_CHW, label_A = pictures.load_labelled(rng, config.image_size, config.crop)
-    target_A = pictures.label(rng)
+    x_CHW, label_A = pictures.load_labelled(rng, config.image_size, config.crop, even=config.even)
+    target_A = pictures.label(rng, even=config.even)
     if config.judge == "attributes" and rng.random() < 0.5:
         target_A = one_changed(label_A, exclusive, rng)
     return {
