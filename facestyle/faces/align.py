@@ -58,9 +58,9 @@ SKIN_SURE = (0.37, (0.70, 1.06))
 SKIN_PRIOR = (0.43, (1.06, 1.22))
 SKIN_FEATHER = 0.02  # share of the side
 # Of what hair's colours differ by where they differ most: where it is hair, where it may be, where
-# it is none.
+# it may be though it looks like skin, where it is none.
 HAIR_MOST = 0.97  # quantile
-HAIR_SURE, HAIR_PRIOR, HAIR_NONE = 0.7, 0.5, 0.1
+HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.6, 0.4, 0.5, 0.1
 HAIR_SMOOTH = 0.015  # share of the side
 JUST_TOLD = 2.3  # CIELAB distance of colours that an eye can just tell apart (Mahy et al., 1994)
 SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: there is none
@@ -281,17 +281,9 @@ def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
     Args:
         template_52: where the landmarks lie, as shares of the side.
     """
-    eyes, mouth = template_52[:2].mean(axis=0), template_52[3:].mean(axis=0)
-    unit = float(np.hypot(*(mouth - eyes)))
-
-    def within(ellipse: tuple[float, tuple[float, float]]) -> NDArray[np.bool_]:
-        below, (across, along) = ellipse
-        centre = (float(eyes[0]), float(eyes[1]) + below * unit)
-        return _away(SKIN_SIDE, centre, (across * unit, along * unit), 2) < 1
-
     labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
-    labels[within(SKIN_PRIOR)] = cv2.GC_PR_FGD
-    labels[within(SKIN_SURE)] = cv2.GC_FGD
+    labels[_within(SKIN_PRIOR, template_52)] = cv2.GC_PR_FGD
+    labels[_within(SKIN_SURE, template_52)] = cv2.GC_FGD
     return _coloured_alike(crop_HWC, labels)
 
 
@@ -308,19 +300,33 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
     """
     size = (SKIN_SIDE, SKIN_SIDE)
     skin_HW = skin(crop_HWC, template_52)
+    face, may_be_skin = _within(SKIN_SURE, template_52), skin_HW > 0.1
     smooth = cv2.GaussianBlur(colours_HW, (0, 0), HAIR_SMOOTH * len(colours_HW))
-    differs = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
-    off_skin = np.where(skin_HW < 0.5, differs, 0)
-    most = np.quantile(off_skin, HAIR_MOST)
+    apart = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
+    differs = apart / max(float(np.quantile(apart[~face], HAIR_MOST)), 1e-6)
     labels = np.full(size, cv2.GC_PR_BGD, np.uint8)
-    labels[off_skin > HAIR_PRIOR * most] = cv2.GC_PR_FGD
-    labels[(off_skin > HAIR_SURE * most) & (skin_HW < 0.1)] = cv2.GC_FGD
-    labels[(skin_HW > 0.9) | (differs < HAIR_NONE * most)] = cv2.GC_BGD
+    labels[differs > HAIR_PRIOR] = cv2.GC_PR_FGD
+    labels[differs > HAIR_SURE] = cv2.GC_FGD
+    # What is as grey as skin is hair where it would differ by much.
+    labels[(skin_HW > 0.9) & (differs < HAIR_ON_SKIN)] = cv2.GC_BGD
+    labels[(differs < HAIR_NONE) | face] = cv2.GC_BGD
     above = np.arange(SKIN_SIDE)[:, None] < SKIN_SIDE * template_52[:2, 1].mean()
-    wall = (labels == cv2.GC_BGD) & (skin_HW < 0.1) & above
-    if _same(_small(crop_HWC), labels == cv2.GC_FGD, wall) > SAME_AS_WALL:
+    wall = (labels == cv2.GC_BGD) & ~may_be_skin & above
+    supposed = (labels == cv2.GC_FGD) & ~may_be_skin
+    if _same(_small(crop_HWC), supposed, wall) > SAME_AS_WALL:
         return np.ones(size, np.float32)
     return _coloured_alike(crop_HWC, labels)
+
+
+def _within(
+    ellipse: tuple[float, tuple[float, float]], template_52: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(SKIN_SIDE, SKIN_SIDE) inside one of a face's ellipses."""
+    eyes, mouth = template_52[:2].mean(axis=0), template_52[3:].mean(axis=0)
+    unit = float(np.hypot(*(mouth - eyes)))
+    below, (across, along) = ellipse
+    centre = (float(eyes[0]), float(eyes[1]) + below * unit)
+    return np.asarray(_away(SKIN_SIDE, centre, (across * unit, along * unit), 2) < 1)
 
 
 def _same(rgb_HWC: Pixels, these_HW: NDArray[np.bool_], those_HW: NDArray[np.bool_]) -> float:
