@@ -237,7 +237,6 @@ RECIPES = {
                     "run": {"steps": 7_500},
                     "stargan": {
                         "image_size": 96,  # as much as 89 px can use
-                        "even": True,  # one face in fifteen has glasses
                         "g_width": 24,
                         "d_width": 24,
                         "roughness": 1.0,  # rims are rough
@@ -258,7 +257,6 @@ RECIPES = {
                     "run": {"steps": 20_000, "batch_size": 32, "ema": 0.999},
                     "stargan": {
                         "image_size": 128,
-                        "even": True,
                         "g_width": 18,
                         "d_width": 24,
                         "roughness": 1.0,

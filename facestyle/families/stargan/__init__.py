@@ -63,6 +63,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         NAME: {
             "image_size": 64,
             "crop": 0,
+            "even": True,
             "g_width": 32,
             "g_blocks": 6,
             "roughness": 2.0,
