@@ -60,7 +60,8 @@ SKIN_FEATHER = 0.02  # share of the side
 # Of what hair's colours differ by where they differ most: where it is hair, where it may be, where
 # it may be though it looks like skin, where it is none.
 HAIR_MOST = 0.97  # quantile
-HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.6, 0.4, 0.5, 0.1
+HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
+HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it
 HAIR_SMOOTH = 0.015  # share of the side
 JUST_TOLD = 2.3  # CIELAB distance of colours that an eye can just tell apart (Mahy et al., 1994)
 SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: there is none
@@ -300,7 +301,7 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
     """
     size = (SKIN_SIDE, SKIN_SIDE)
     skin_HW = skin(crop_HWC, template_52)
-    face, may_be_skin = _within(SKIN_SURE, template_52), skin_HW > 0.1
+    face, may_be_skin = _within(HAIR_NEVER, template_52), skin_HW > 0.1
     smooth = cv2.GaussianBlur(colours_HW, (0, 0), HAIR_SMOOTH * len(colours_HW))
     apart = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
     differs = apart / max(float(np.quantile(apart[~face], HAIR_MOST)), 1e-6)
