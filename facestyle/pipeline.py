@@ -166,10 +166,12 @@ def networks(
     crops_NCHW: np.ndarray, model: Translator, style: Style, template_52: np.ndarray | None
 ) -> Made:
     """All that the model computes for crops in a style."""
+    # Of a ready crop, which has no landmarks, all goes back.
+    seeks_hair = template_52 is not None and "hair" in parts_changed(model.card, style)
     return Made(
         images_NCHW=model.translate(crops_NCHW, style, template_52),
         flow_NHW2=model.flow(crops_NCHW, style),
-        colours_NHW=model.hair_colours(crops_NCHW, style) if template_52 is not None else None,
+        colours_NHW=model.hair_colours(crops_NCHW) if seeks_hair else None,
     )
 
 
@@ -180,23 +182,27 @@ def restyled(
     none = [None] * len(aligned)
     flows = none if made.flow_NHW2 is None else made.flow_NHW2
     colours = none if made.colours_NHW is None else made.colours_NHW
-    edit, drawing = style.edit, style.domain in card.drawings
-    changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
-    parts = [
-        part
-        for part, domains in (("skin", card.on_skin), ("hair", card.on_hair))
-        if changed & set(domains)
-    ]
-    if changed <= {*card.on_skin, *card.on_hair}:  # anything else may be anywhere
+    if parts := parts_changed(card, style):
         aligned = [
             one.only(*parts, colours_HW=colours_HW)
             for one, colours_HW in zip(aligned, colours, strict=True)
         ]
-    results_NHWC = from_model(made.images_NCHW)
+    results_NHWC, drawing = from_model(made.images_NCHW), style.domain in card.drawings
     return [
         Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2, drawing=drawing)
         for one, result_HWC, flow_HW2 in zip(aligned, results_NHWC, flows, strict=True)
     ]
+
+
+def parts_changed(card: ModelCard, style: Style) -> tuple[str, ...]:
+    """What of a face a style changes, ``skin`` and ``hair``, as the card tells it; nothing is told
+    of what may be anywhere."""
+    edit = style.edit
+    changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
+    parts = {"skin": set(card.on_skin), "hair": set(card.on_hair)}
+    if not changed <= set.union(*parts.values()):
+        return ()
+    return tuple(part for part, domains in parts.items() if changed & domains)
 
 
 def reshaped(picture_HWC: np.ndarray, face: Restyled) -> tuple[np.ndarray, AlignedFace]:

@@ -266,16 +266,13 @@ class Translator:
             return None
         return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
 
-    def hair_colours(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray | None:
+    def hair_colours(self, faces_NCHW: np.ndarray) -> np.ndarray:
         """How far the results of the card's colours of hair differ, which is most where hair is:
-        (N, H, W), see ``align.hair``; None of a style that asks for no such colour."""
-        colours, edit = self.card.on_hair, style.edit
-        if edit is None or not {*edit.on, *edit.off, *edit.flip} & set(colours):
-            return None
+        (N, H, W), see ``align.hair``."""
         # As if of faces without attributes: nobody has to look for them, and the place is the same.
         images = [
             self.translate(faces_NCHW, self.edited(Edit(on=(colour,), source=())))
-            for colour in colours
+            for colour in self.card.on_hair
         ]
         return np.asarray(np.ptp(np.stack(images), axis=0).mean(axis=1))
 
