@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from facestyle.card import ModelCard
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import DETAIL, AlignedFace, align, overlay, paste, reshape, whole
+from facestyle.faces.align import (
+    DETAIL,
+    AlignedFace,
+    align,
+    hair,
+    overlay,
+    paste,
+    reshape,
+    whole,
+)
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
 
@@ -166,12 +176,31 @@ def networks(
     crops_NCHW: np.ndarray, model: Translator, style: Style, template_52: np.ndarray | None
 ) -> Made:
     """All that the model computes for crops in a style."""
+    images_NCHW = model.translate(crops_NCHW, style, template_52)
+    parts, edit = parts_changed(model.card, style), style.edit
     # Of a ready crop, which has no landmarks, all goes back.
-    seeks_hair = template_52 is not None and "hair" in parts_changed(model.card, style)
+    if edit is None or template_52 is None or "hair" not in parts:
+        return Made(images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style))
+    colours_NHW = model.hair_colours(crops_NCHW)
+    if parts != ("hair",):
+        # Each by itself: asked for both at once, a model does of each a little to the other.
+        others = set(model.card.domains) - set(model.card.on_hair)
+        style, coloured = (model.edited(edit.among(d)) for d in (others, model.card.on_hair))
+        rest_NCHW, hair_NCHW = (
+            model.translate(crops_NCHW, one, template_52) for one in (style, coloured)
+        )
+        masks_N1HW = np.stack(
+            [
+                cv2.resize(hair(crop_HWC, colours_HW, template_52), colours_HW.shape)[None]
+                for crop_HWC, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
+            ]
+        )
+        apart_NCHW = rest_NCHW + masks_N1HW * (hair_NCHW - rest_NCHW)
+        # Where no hair is found, and the mask is 1, both at once it is.
+        found_N111 = masks_N1HW.min(axis=(1, 2, 3), keepdims=True) < 1
+        images_NCHW = np.where(found_N111, apart_NCHW, images_NCHW)
     return Made(
-        images_NCHW=model.translate(crops_NCHW, style, template_52),
-        flow_NHW2=model.flow(crops_NCHW, style),
-        colours_NHW=model.hair_colours(crops_NCHW) if seeks_hair else None,
+        images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style), colours_NHW=colours_NHW
     )
 
 
@@ -182,7 +211,7 @@ def restyled(
     none = [None] * len(aligned)
     flows = none if made.flow_NHW2 is None else made.flow_NHW2
     colours = none if made.colours_NHW is None else made.colours_NHW
-    if parts := parts_changed(card, style):
+    if (parts := parts_changed(card, style)) != (card.pasted,):
         aligned = [
             one.only(*parts, colours_HW=colours_HW)
             for one, colours_HW in zip(aligned, colours, strict=True)
@@ -195,14 +224,14 @@ def restyled(
 
 
 def parts_changed(card: ModelCard, style: Style) -> tuple[str, ...]:
-    """What of a face a style changes, ``skin`` and ``hair``, as the card tells it; nothing is told
-    of what may be anywhere."""
+    """What of a face's crop a style changes, as the card says: of ``align.MASKS``, or ``hair``."""
     edit = style.edit
     changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
-    parts = {"skin": set(card.on_skin), "hair": set(card.on_hair)}
-    if not changed <= set.union(*parts.values()):
-        return ()
-    return tuple(part for part, domains in parts.items() if changed & domains)
+    rest = changed - set(card.on_hair)
+    parts = [] if rest == changed else ["hair"]
+    if rest:
+        parts.append("skin" if rest <= set(card.on_skin) else card.pasted)
+    return tuple(parts)
 
 
 def reshaped(picture_HWC: np.ndarray, face: Restyled) -> tuple[np.ndarray, AlignedFace]:

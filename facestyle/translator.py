@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +44,14 @@ class Edit:
     """Attributes to reverse."""
     source: tuple[str, ...] | None = None
     """The attributes that the picture has; None to let the model's classifier say it."""
+
+    def among(self, domains: Collection[str]) -> Edit:
+        """What of it is asked of these attributes."""
+
+        def some(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if name in domains)
+
+        return replace(self, on=some(self.on), off=some(self.off), flip=some(self.flip))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -438,6 +438,19 @@ def test_without_a_model_the_shipped_one_that_knows_the_domain_is_taken(here: Pa
     assert files(here) == {"a.jpg"}
 
 
+def test_attributes_are_told_in_one_option_or_in_several(here: Path) -> None:
+    """The last of several was the only one that counted."""
+    names = {
+        facestyle("translate", "a.jpg", *words, "--source", "Young", "--dry-run", "--json").stdout
+        for words in (
+            ("--set", "Blond_Hair,Eyeglasses", "--flip", "Male,Young"),
+            ("--set", "Blond_Hair", "--set", "Eyeglasses", "--flip", "Male", "--flip", "Young"),
+        )
+    }
+    assert len(names) == 1
+    assert "a.Blond_Hair-Eyeglasses-flip-Male-flip-Young.png" in names.pop()
+
+
 # --- bad input ------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from facestyle.faces.align import (
     DETAIL,
     EYE_REACH,
     align,
+    hair,
     paste_mask,
     template_points,
     whole,
@@ -23,6 +25,7 @@ from facestyle.faces.align import (
 from facestyle.images import to_model
 from facestyle.pipeline import (
     Made,
+    Restyled,
     aligned_faces,
     reference_style,
     restyle,
@@ -176,21 +179,30 @@ def test_hair_is_looked_for_where_its_colours_differ(picture: np.ndarray) -> Non
     assert found_NHW[0][~painted].max() == 0
     assert found_NHW[0][painted].min() > 0.2  # 0.6, but where black is clipped
 
-    masks = {}
-    for name, edit in {
-        "hair": Edit(on=("blond",)),
-        "skin": Edit(flip=("smile",)),
-        "both": Edit(on=("blond",), flip=("smile",)),
-        "crop": Edit(on=("blond",), flip=("glasses",)),
-    }.items():
-        (face,) = translate_crops(aligned, model, model.edited(edit))
-        masks[name] = paste_mask(face.aligned, *picture.shape[:2])
-        assert (face.aligned.colours_HW is not None) is (name in ("hair", "both"))
-    whole_crop = paste_mask(aligned[0], *picture.shape[:2])
-    assert np.array_equal(masks["crop"], whole_crop)
-    assert np.array_equal(masks["both"], np.maximum(masks["hair"], masks["skin"]))
-    assert 0 < masks["hair"].sum() < whole_crop.sum()
-    assert not np.array_equal(masks["hair"], masks["skin"])
+    def of(**edit: tuple[str, ...]) -> Restyled:
+        (face,) = translate_crops(aligned, model, model.edited(Edit(**edit)))
+        return face
+
+    def mask(face: Restyled) -> np.ndarray:
+        return paste_mask(face.aligned, *picture.shape[:2])
+
+    blond, smiling, neither = of(on=("blond",)), of(on=("smile",)), mask(of(on=("glasses",)))
+    assert smiling.aligned.colours_HW is None
+    assert np.array_equal(neither, paste_mask(aligned[0], *picture.shape[:2]))
+    assert 0 < mask(blond).sum() < neither.sum()
+    both, all_of_it = of(on=("blond", "smile")), of(on=("blond", "glasses"))
+    assert np.array_equal(mask(both), np.maximum(mask(blond), mask(smiling)))
+    assert mask(all_of_it) == pytest.approx(neither, abs=0.05)
+
+    # Each by itself: the smile makes all of the face brighter, and of blond hair nothing more.
+    found_HW = hair(aligned[0].crop_HWC, found_NHW[0], template_points("celeba"))
+    found_HW = cv2.resize(found_HW, (SIDE, SIDE))
+    for place, expected in ((found_HW > 0.99, blond), (found_HW == 0, smiling)):
+        assert place.any()
+        assert np.array_equal(both.result_HWC[place], expected.result_HWC[place])
+    assert not np.array_equal(
+        blond.result_HWC[found_HW > 0.99], smiling.result_HWC[found_HW > 0.99]
+    )
 
 
 def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray) -> None:

@@ -5,7 +5,7 @@ One journey (``restyling``) with two ways to a style. Here stand the options alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,16 +112,17 @@ def translate(
         typer.Option("--direction", help="AtoB or BtoA: the domain of a two-way model."),
     ] = None,
     set_on: Annotated[
-        str | None, typer.Option("--set", help="Attributes to switch on, e.g. Blond_Hair,Young.")
+        list[str] | None,
+        typer.Option("--set", help="Attributes to switch on, e.g. Blond_Hair,Young."),
     ] = None,
     set_off: Annotated[
-        str | None, typer.Option("--unset", help="Attributes to switch off.")
+        list[str] | None, typer.Option("--unset", help="Attributes to switch off.")
     ] = None,
     flip: Annotated[
-        str | None, typer.Option("--flip", help="Attributes to reverse, e.g. Male.")
+        list[str] | None, typer.Option("--flip", help="Attributes to reverse, e.g. Male.")
     ] = None,
     source: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--source", help="Attributes that the picture has; else the model looks."),
     ] = None,
     cam: Annotated[
@@ -172,7 +173,7 @@ def translate(
         from facestyle.weights import shipped_model
 
         given = {"on": set_on, "off": set_off, "flip": flip, "source": source}
-        edits = {key: _names(text) for key, text in given.items() if text is not None}
+        edits = {key: _names(texts) for key, texts in given.items() if texts}
         ways = {"--domain": domain, "--direction": direction, "--set, --unset, --flip": edits}
         if len(chosen := [way for way, value in ways.items() if value]) > 1:
             raise UsageError(f"{' and '.join(chosen)} do not go together", "give one of them")
@@ -194,9 +195,10 @@ def translate(
         restyle_all(wish, styles, suffixes, report)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """``"Young,Male"`` → ("Young", "Male"); ``""`` → ()."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(texts: Sequence[str]) -> tuple[str, ...]:
+    """Of an option given once or more: ``["Young,Male", "Smiling"]`` → ("Young", "Male",
+    "Smiling"); ``[""]`` → ()."""
+    return tuple(name.strip() for name in ",".join(texts).split(",") if name.strip())
 
 
 def _words(key: str, edits: Mapping[str, tuple[str, ...]]) -> list[str]:
