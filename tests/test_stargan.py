@@ -807,7 +807,7 @@ def test_one_attribute_changes_and_of_a_group_one_is_on() -> None:
 
 def test_of_one_hot_labels_one_stays_on() -> None:
     class OneHot(FakePictures):
-        def label(self, rng: np.random.Generator) -> np.ndarray:
+        def label(self, rng: np.random.Generator, *, even: bool = False) -> np.ndarray:
             return np.eye(5, dtype=np.float32)[rng.integers(5)]
 
     config = by_attribute(labels="one-hot", crop=178)
