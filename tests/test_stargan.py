@@ -452,6 +452,20 @@ def test_a_joint_model_is_told_whose_labels_hold(tmp_path: Path) -> None:
     assert np.array_equal(found, expected)
 
 
+def test_what_is_hair_and_what_skin_follows_other_names(tmp_path: Path) -> None:
+    parts = tiny()
+    card = FAMILY.card(checkpoint_of(parts), {"domains": CELEBA})
+    card = replace(card, on_hair=CELEBA[:3], on_skin=CELEBA[3:])
+    save_model(tmp_path / "a.safetensors", parts, card)
+    names = ("schwarz", "blond", "braun", "Mann", "jung")
+    model = facestyle.load(tmp_path / "a.safetensors", domains=names)
+    assert (model.card.on_hair, model.card.on_skin) == (names[:3], names[3:])
+    x = standin.image(1, 2, 16)
+    assert np.array_equal(
+        model.hair_colours(x), facestyle.load(tmp_path / "a.safetensors").hair_colours(x)
+    )
+
+
 def test_a_model_of_differences_is_told_what_changes_and_nothing_else(tmp_path: Path) -> None:
     parts = tiny()
     whole = FAMILY.card(checkpoint_of(parts), {"domains": CELEBA})
