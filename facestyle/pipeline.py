@@ -13,11 +13,13 @@ import cv2
 import numpy as np
 
 from facestyle.card import ModelCard
+from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
 from facestyle.faces.align import (
     DETAIL,
     AlignedFace,
     align,
+    drawn,
     hair,
     overlay,
     paste,
@@ -84,6 +86,7 @@ def restyle(
     min_score: float | None = None,
     detail: float | None = None,
     tone: float | None = None,
+    crop_only: bool | None = None,
 ) -> np.ndarray:
     """The picture with its face, or faces, in another style.
 
@@ -98,22 +101,44 @@ def restyle(
             default ``usual_detail``.
         tone: how much of its skin tone and light stays, 0 to 1, see ``align.paste``; by default
             ``usual_tone``.
+        crop_only: whether the face's crop alone is the result, see ``alone``; by default
+            ``usual_crop_only``.
 
     Returns:
         uint8 RGB of the same size; pixels outside the faces' masks are bit-equal, and of a model
-        that moves shapes those outside their crops.
+        that moves shapes those outside their crops. Or the crop alone, which is square.
 
     Raises:
         NoFaceError: no face was found.
-        UsageError: the style's domain or the face choice does not exist.
+        UsageError: the style's domain or the face choice does not exist, or ``all`` faces are
+            to be one crop.
     """
+    card, template = model.card, model.card.alignment
+    if crop_only is None:
+        crop_only = usual_crop_only(card, template, style, face)
+    elif crop_only:
+        one_crop(face)
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
     faces = translate_crops(aligned, model, style)
-    if detail is None:
-        detail = usual_detail(model.card, model.card.alignment)
     if tone is None:
-        tone = usual_tone(model.card, model.card.alignment, style)
+        tone = usual_tone(card, template, style)
+    if crop_only:
+        return alone(faces[0], tone=tone)
+    if detail is None:
+        detail = usual_detail(card, template)
     return paste_all(picture_HWC, faces, detail=detail, tone=tone)
+
+
+def usual_crop_only(card: ModelCard, template: str, style: Style, face: str) -> bool:
+    """A drawn face in a photo is a mask on it, a drawing with its own hair is a picture. All of a
+    photo's faces are no one crop, though, and a ready crop has nothing around it."""
+    return template != "none" and style.domain in card.drawings and face != "all"
+
+
+def one_crop(face: str) -> None:
+    """Raises UsageError where a face choice is none of one crop."""
+    if face == "all":
+        raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
 
 
 def usual_detail(card: ModelCard, template: str) -> float:
@@ -256,6 +281,14 @@ def paste_all(
             picture_HWC, aligned, face.result_HWC, detail=detail, tone=tone, drawing=face.drawing
         )
     return picture_HWC
+
+
+def alone(face: Restyled, *, tone: float = 0.0) -> np.ndarray:
+    """A crop as a picture of its own: a face's as the networks made it, a drawing's larger, and
+    with the photo's ``tone``, see ``align.drawn``."""
+    if face.drawing:
+        return drawn(face.aligned, face.result_HWC, tone=tone)
+    return face.result_HWC
 
 
 def attention_overlay(

@@ -1,7 +1,7 @@
-"""The models that ship, each from zips of faces to a run folder and sheets of portraits.
+"""The models that ship, each from zips of faces to a run folder, scores and sheets of portraits.
 
-    python recipes/models.py portrait-anime --faces DIR_WITH_ZIPS --scale cpu
-    python recipes/models.py female-male --faces DIR_WITH_ZIPS --scale gpu --device cuda
+    python recipes/models.py portrait-anime --faces ZIPS --photos PORTRAITS --weights JUDGES
+    python recipes/models.py female-male --faces ZIPS --scale gpu --device cuda
 
 | model          | family     | learns                                 | from                     |
 |----------------|------------|----------------------------------------|--------------------------|
@@ -13,8 +13,9 @@ The data is made by ``facestyle prepare``'s code and the run by ``facestyle trai
 done is not done again: killed or stopped (Ctrl-C and SIGTERM save first), the same command goes
 on, so ``timeout -s TERM 9m python recipes/models.py ...`` again and again is a long run too.
 ``--scale gpu`` is 128 px and large batches, for half an hour of a data-centre GPU, or for as long
-as ``--minutes`` says; ``cpu`` is 64 to 128 px, for hours on two cores. With ``--photos`` the end
-is ``work/<model>.png``: every portrait and what becomes of it, as users see it.
+as ``--minutes`` says; ``cpu`` is 48 to 128 px, for hours on two cores. With ``--photos`` and
+``--weights`` the end is ``work/<model>-scores/``: what ``score.py`` measures, and every portrait
+with what becomes of it.
 """
 
 from __future__ import annotations
@@ -30,16 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import judges
 import numpy as np
+import score
 
-import facestyle
 from facestyle import training
-from facestyle.errors import FacestyleError
 from facestyle.families import family_named
-from facestyle.images import read_picture
 from facestyle.training import prepare
 from facestyle.training.loop import Progress, Sheet, read_metrics
-from facestyle.translator import Edit, Style, Translator
 
 CELEBA = "Aligned CelebA crops, a 72 px square around the face"
 WITH_ANIME = (
@@ -49,7 +48,6 @@ LICENCE = "research only (trained on CelebA, whose pictures are for non-commerci
 BOTH = "research only (trained on CelebA and UTKFace, for non-commercial research both)"
 MARGIN = 1 / 4  # of a UTKFace crop's side, by which its border is drawn out
 ATTRIBUTES = "Black_Hair,Blond_Hair,Brown_Hair,Eyeglasses,Male,Smiling,Young"
-SIDE = 160  # px of a picture on the sheet
 HALVES = ("train", "val")
 TRAINED = 0.75  # of the minutes; penalties, sheets, checkpoints and waiting take the rest
 SCHEDULES = (  # settings that count iterations, and follow a run that is made longer or shorter
@@ -95,6 +93,8 @@ class Recipe:
     """Domains that are."""
     eyes: float = 1.0
     """How many times as large a photo's are made before it becomes a drawing."""
+    held_out: bool = False
+    """Whether ``score.py`` is to see what of the data was not trained on."""
     cpu: Sequence[Stage]
     gpu: Sequence[Stage]
 
@@ -196,6 +196,7 @@ RECIPES = {
         pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         eyes=1.8,  # drawings' are so much larger; narrow ones were taken for creases
+        held_out=True,
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
             Stage(tables=_anime(48, 1_800, 8, 200, lr=2e-4, r1=0.06)),
@@ -510,53 +511,44 @@ def finished(folder: Path) -> bool:
     return bool(done) and done[-1]["step"] >= steps
 
 
-# --- Sheets -----------------------------------------------------------------------------------
+# --- Scores -----------------------------------------------------------------------------------
 
 
-def styles_of(model: Translator) -> list[tuple[str, Style]]:
-    """What a sheet shows of a model, with names for people."""
-    if "latent" in model.card.styles:
-        drawn = [(domain, seed) for domain in model.card.domains for seed in range(3)]
-        return [(f"{d}, seed {s}", model.sample_style(d, seed=s)) for d, s in drawn]
-    if "attributes" not in model.card.styles:
-        return [(domain, model.style(domain)) for domain in model.card.domains]
-    grouped = {name for group in model.card.exclusive for name in group.split(",")}
-    edits = [
-        (name, Edit(on=(name,))) if name in grouped else (f"not {name}", Edit(flip=(name,)))
-        for name in model.card.domains
-    ]
-    return [(name, model.edited(edit)) for name, edit in edits]
-
-
-def sheet(model: Translator, photos: Sequence[Path], path: Path) -> None:
-    """A row a portrait: the photo, then every style."""
-    styles = styles_of(model)
-    rows = [[_label(text) for text in ("photo", *(name for name, _ in styles))]]
-    for photo in photos:
-        pixels_HWC = read_picture(photo).pixels_HWC
-        results = [pixels_HWC]
-        for _, style in styles:
-            try:
-                results.append(facestyle.restyle(pixels_HWC, model, style))
-            except FacestyleError as error:
-                print(f"{photo.name}: {error.message}", flush=True)
-                results.append(np.full_like(pixels_HWC, 255))
-        rows.append([cv2.resize(r, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for r in results])
-    picture_HWC = np.concatenate([np.concatenate(row, axis=1) for row in rows])
-    cv2.imwrite(str(path), picture_HWC[..., ::-1])
-
-
-def _label(text: str) -> np.ndarray:
-    line_HWC = np.full((18, SIDE, 3), 255, np.uint8)
-    return cv2.putText(line_HWC, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, 16)
+def scored(name: str, folder: Path, options: argparse.Namespace) -> Path:
+    """A finished run's scores and sheets, by ``score.py``; once for each model."""
+    model = next(
+        path
+        for path in (folder / "best.safetensors", folder / "model.safetensors")
+        if path.is_file()
+    )
+    work = options.work / f"{name}-scores"
+    if (written := work / "scores.json").is_file():
+        of = json.loads(written.read_text(encoding="utf-8"))["sha256"]["model"]
+        if of == judges.sha256(model.read_bytes()):
+            return work
+    arguments = {
+        "model": model,
+        "faces": options.faces,
+        "photos": options.photos,
+        "weights": options.weights,
+        "work": work,
+        "threads": options.threads or os.cpu_count() or 1,
+    }
+    if RECIPES[name].held_out:
+        arguments["held-out"] = data_of(name, options.faces, options.work) / "val"
+    score.main([text for key, value in arguments.items() for text in (f"--{key}", str(value))])
+    return work
 
 
 def main() -> None:
-    """Prepare, train, draw; whatever is done already is left."""
+    """Prepare, train, score, draw; whatever is done already is left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=RECIPES)
     parser.add_argument("--faces", type=Path, required=True, help="folder with the zips")
-    parser.add_argument("--photos", type=Path, help="folder of <domain>_* portraits for the sheet")
+    parser.add_argument("--photos", type=Path, help="folder of <domain>_* portraits to be scored")
+    parser.add_argument(
+        "--weights", type=Path, help="folder with YuNet and MobileFaceNet, for that"
+    )
     parser.add_argument("--work", type=Path, default=Path("work/models"))
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--device", default="cpu")
@@ -564,12 +556,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
+    if (options.photos is None) != (options.weights is None):
+        parser.error("--photos and --weights go together: both are needed for scores")
     folder = trained(options.model, options)
     if options.photos and finished(folder):
-        photos = sorted(options.photos.glob("*male_*"))
-        best = folder / "best.safetensors"
-        model = facestyle.load(best if best.is_file() else folder / "model.safetensors")
-        sheet(model, photos, options.work / f"{options.model}.png")
+        print(scored(options.model, folder, options), flush=True)
 
 
 if __name__ == "__main__":

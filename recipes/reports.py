@@ -81,6 +81,7 @@ class Bench:
             detector=known,
             detail=self.options.detail,
             tone=self.options.tone,
+            crop_only=False,
         )
         crop_HWC = judges.cut(picture_HWC, source.face.landmarks_52)
         embedding_E = self.embed(crop_HWC)

@@ -60,7 +60,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ from sheets import table, write_sheet
 
 import facestyle
 from facestyle.faces.yunet import YuNetDetector
+from facestyle.training import computes_bf16
 from facestyle.translator import model_file
 
 KINDS: Mapping[str, tuple[Callable[[reports.Bench], reports.Report], Mapping[str, Any]]] = {
@@ -85,7 +86,9 @@ KINDS: Mapping[str, tuple[Callable[[reports.Bench], reports.Report], Mapping[str
 }
 
 
-def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+def parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """The arguments; options of one kind of model are None where they were not given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -110,16 +113,19 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     add("--seed", type=int, default=0, help="of the classifier's training")
     add(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the classifier's training"
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of the classifier's training (default: bf16 where it is fast)",
     )
     add("--threads", type=int, default=1)
     add("--thumbnail", type=int, default=160, help="px")
-    return parser, parser.parse_args()
+    return parser, parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Parse, choose, measure, write."""
-    parser, options = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, choose, measure, write; by default what the command line asks for."""
+    parser, options = parse(arguments)
     model = facestyle.load(options.model)
     kind = next(kind for kind in KINDS if kind in model.card.styles)
     report_of, own = KINDS[kind]
@@ -138,6 +144,8 @@ def main() -> None:
             "judges, and they want --held-out"
         )
 
+    if options.precision == "auto":
+        options.precision = "bf16" if computes_bf16("cpu") else "fp32"
     work = options.work
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)

@@ -38,7 +38,12 @@ Align = Annotated[
     typer.Option("--align", help="none for ready crops, or another template than the model's."),
 ]
 CropOnly = Annotated[
-    bool, typer.Option("--crop-only", help="Write the model's own crop, not the photo.")
+    bool | None,
+    typer.Option(
+        "--crop-only/--paste",
+        help="Write the crop alone, or put it back into the photo (default: a drawing alone, "
+        "a face back).",
+    ),
 ]
 Detail = Annotated[
     float | None,
@@ -133,7 +138,7 @@ def translate(
     detector: DetectorName = "auto",
     min_score: MinScore = None,
     align: Align = None,
-    crop_only: CropOnly = False,
+    crop_only: CropOnly = None,
     detail: Detail = None,
     tone: Tone = None,
     overwrite: Overwrite = False,
@@ -220,7 +225,7 @@ def reference(
     detector: DetectorName = "auto",
     min_score: MinScore = None,
     align: Align = None,
-    crop_only: CropOnly = False,
+    crop_only: CropOnly = None,
     detail: Detail = None,
     tone: Tone = None,
     overwrite: Overwrite = False,

@@ -42,7 +42,7 @@ class Wish:
     detector: str
     min_score: float | None
     align: str | None
-    crop_only: bool
+    crop_only: bool | None
     detail: float | None
     tone: float | None
     overwrite: bool
@@ -204,14 +204,15 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
     from facestyle.faces.registry import detector_entry
     from facestyle.images import READABLE_EXTENSIONS, output_extension
     from facestyle.marks import is_marked
+    from facestyle.pipeline import one_crop
 
     check_choice(wish.face)
     detector_entry(wish.detector)
     if wish.align not in (None, "none"):
         template_points(wish.align)
     extension = output_extension("", wish.format or "png")
-    if wish.crop_only and wish.face == "all":
-        raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
+    if wish.crop_only:
+        one_crop(wish.face)
     if wish.cam and wish.output == STDIO:
         raise UsageError("--cam writes a second picture, stdout takes one", "give a file: -o FILE")
     if wish.engine not in ENGINES:
@@ -426,14 +427,15 @@ class _Session:
     def write(self, work: _Work, job: Job, faces: Sequence[Restyled]) -> None:
         """One result into its file."""
         from facestyle.images import write_picture
-        from facestyle.pipeline import paste_all
+        from facestyle.pipeline import alone, paste_all
 
         wish, picture, style = self.wish, work.picture, self.styles[job.variant]
         assert picture is not None, "it has been read"
+        tone = self.tone(style)
         pixels_HWC = (
-            faces[0].result_HWC
-            if wish.crop_only
-            else paste_all(picture.pixels_HWC, faces, detail=self.detail, tone=self.tone(style))
+            alone(faces[0], tone=tone)
+            if self.crop_only(style)
+            else paste_all(picture.pixels_HWC, faces, detail=self.detail, tone=tone)
         )
         target = job.target or _binary(sys.stdout, "stdout")
         if job.target is not None and wish.output is not None:
@@ -475,6 +477,15 @@ class _Session:
             return self.wish.tone
         return usual_tone(self.translator.card, self.template, style)
 
+    def crop_only(self, style: Style) -> bool:
+        """Whether nothing is put back, in this style."""
+        from facestyle.pipeline import usual_crop_only
+
+        wish = self.wish
+        if wish.crop_only is not None:
+            return wish.crop_only
+        return usual_crop_only(self.translator.card, self.template, style, wish.face)
+
     def recipe(self, style: Style) -> dict[str, object]:
         """All that is needed to make the same picture again."""
         card, wish = self.translator.card, self.wish
@@ -486,6 +497,7 @@ class _Session:
             "style": style.origin,
             "align": self.template,
             "face": wish.face,
+            "crop_only": self.crop_only(style),
             "detail": self.detail,
             "tone": self.tone(style),
             "precision": self.translator.backend.precision,

@@ -83,6 +83,7 @@ DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.p
 EYE_REACH = 0.75  # of the eyes' distance: how far about an eye that is enlarged anything moves
 INVERSE_STEPS = 12  # of a fixed point; enough where eyes are three times as large
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
+DRAWING_SIGMA = 0.08  # the same of a drawing, which has no features as wide as a cheek
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -406,9 +407,7 @@ def paste(
     side, shape = len(result_HWC), mask.shape[:2]
     source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
-    result = result_HWC.astype(np.float32) / 255
-    if tone > 0:
-        result += tone * _large_scale(crop - result)
+    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, drawing)
 
     def enlarge(values: Floats) -> Floats:
         return _to_picture(values, aligned, to_window, shape, len(values))
@@ -435,6 +434,18 @@ def paste(
     # Where the mask is 0, a byte over 255 comes back as that byte.
     pasted[:] = np.rint(255 * blended)
     return output
+
+
+def drawn(aligned: AlignedFace, drawing_HWC: Pixels, *, tone: float = 0.0) -> Pixels:
+    """A drawing of a face as a picture of its own: ``MAX_FIRM`` times the crop's side, its lines
+    firm, and of the photo as much ``tone`` as in ``paste``.
+
+    Args:
+        drawing_HWC: (side, side, 3), what became of ``aligned.crop_HWC``.
+    """
+    crop, drawing = (x.astype(np.float32) / 255 for x in (aligned.crop_HWC, drawing_HWC))
+    lines = firm_lines(_in_tone(drawing, crop, tone, drawing=True), MAX_FIRM)
+    return np.rint(255 * np.clip(lines, 0, 1)).astype(np.uint8)
 
 
 def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
@@ -558,10 +569,13 @@ def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tup
     return mean(gain), mean(mean_change - gain * mean_guide)
 
 
-def _large_scale(values_HWC: Floats) -> Floats:
-    sigma = TONE_SIGMA * len(values_HWC)
-    blurred = cv2.GaussianBlur(values_HWC, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(blurred, np.float32)
+def _in_tone(result: Floats, crop: Floats, tone: float, drawing: bool = False) -> Floats:
+    """The result with as much of the crop's skin tone and light."""
+    if tone == 0:
+        return result
+    sigma = (DRAWING_SIGMA if drawing else TONE_SIGMA) * len(crop)
+    apart = cv2.GaussianBlur(crop - result, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(result + tone * apart, np.float32)
 
 
 def _luminance(rgb_HWC: Floats) -> Floats:
