@@ -201,13 +201,15 @@ def networks(
     crops_NCHW: np.ndarray, model: Translator, style: Style, template_52: np.ndarray | None
 ) -> Made:
     """All that the model computes for crops in a style."""
-    images_NCHW = model.translate(crops_NCHW, style, template_52)
     parts, edit = parts_changed(model.card, style), style.edit
     # Of a ready crop, which has no landmarks, all goes back.
     if edit is None or template_52 is None or "hair" not in parts:
+        images_NCHW = model.translate(crops_NCHW, style, template_52)
         return Made(images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style))
     colours_NHW = model.hair_colours(crops_NCHW)
-    if parts != ("hair",):
+    if parts == ("hair",):
+        images_NCHW = model.translate(crops_NCHW, style, template_52)
+    else:
         # Each by itself: asked for both at once, a model does of each a little to the other.
         others = set(model.card.domains) - set(model.card.on_hair)
         style, coloured = (model.edited(edit.among(d)) for d in (others, model.card.on_hair))
@@ -220,10 +222,7 @@ def networks(
                 for crop_HWC, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
             ]
         )
-        apart_NCHW = rest_NCHW + masks_N1HW * (hair_NCHW - rest_NCHW)
-        # Where no hair is found, and the mask is 1, both at once it is.
-        found_N111 = masks_N1HW.min(axis=(1, 2, 3), keepdims=True) < 1
-        images_NCHW = np.where(found_N111, apart_NCHW, images_NCHW)
+        images_NCHW = rest_NCHW + masks_N1HW * (hair_NCHW - rest_NCHW)
     return Made(
         images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style), colours_NHW=colours_NHW
     )

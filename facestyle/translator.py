@@ -253,7 +253,13 @@ class Translator:
 
         ``template_52`` is where their landmarks lie, as shares of the side; by default on the
         card's own template.
+
+        Of several differences each is made by itself, and the changes are added: told two at once,
+        a generator does of each a little to the other.
         """
+        if len(apart := self._apart(style)) > 1:
+            changes = [self.translate(faces_NCHW, one, template_52) - faces_NCHW for one in apart]
+            return np.clip(faces_NCHW + np.sum(changes, axis=0), -1, 1)
         arrays = self._wish(faces_NCHW, style)
         if drawing := style.domain in self.card.drawings:
             faces_NCHW = self._resized_eyes(faces_NCHW, template_52, larger=True)
@@ -272,7 +278,11 @@ class Translator:
         ``align.reshape``; None of a model that moves nothing."""
         if "flow" not in self.backend.roles:
             return None
-        return self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, style))
+        flows = [
+            self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, one))
+            for one in self._apart(style)
+        ]
+        return np.asarray(np.sum(flows, axis=0))
 
     def hair_colours(self, faces_NCHW: np.ndarray) -> np.ndarray:
         """How far the results of the card's colours of hair differ, which is most where hair is:
@@ -300,6 +310,16 @@ class Translator:
         photos_NHWC = np.ascontiguousarray(photos_NCHW.transpose(0, 2, 3, 1))
         resized_NHWC = np.stack([with_larger_eyes(f, template_52, times) for f in photos_NHWC])
         return np.ascontiguousarray(resized_NHWC.transpose(0, 3, 1, 2))
+
+    def _apart(self, style: Style) -> list[Style]:
+        """Of a generator of differences one style for each of them; of an exclusive group's there
+        is one."""
+        edit = style.edit
+        if edit is None or not self.card.relative:
+            return [style]
+        groups = {name: tuple(group) for group in self._groups() for name in group}
+        wanted = dict.fromkeys(groups.get(n, (n,)) for n in (*edit.on, *edit.off, *edit.flip))
+        return [self.edited(edit.among(names)) for names in wanted]
 
     def _wish(self, faces_NCHW: np.ndarray, style: Style) -> tuple[np.ndarray, ...]:
         """What the generator is told beside the faces."""

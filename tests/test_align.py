@@ -221,15 +221,21 @@ def test_hair_is_where_its_colours_would_differ_up_to_face_and_wall(side: int) -
     assert (differs[outer > feather] > 0.05).any()  # where it reached without
 
 
-def test_a_head_without_hair_is_given_some() -> None:
-    """What differs is wall: all of it goes back, or there would be nothing."""
+def test_of_a_bald_head_the_scalp_is_coloured_and_not_the_wall() -> None:
+    """What differs is a cap over both, as a model puts hair on a head that has none."""
     y, x = (np.mgrid[:96, :96] + 0.5) / 96
     head = np.hypot((x - 0.5) / 0.27, (y - 0.50) / 0.40) < 1
     crop = np.where(head[..., None], (205, 160, 135), (150, 170, 190))
     crop = (crop + np.random.default_rng(0).normal(0, 3, crop.shape)).astype(np.uint8)
-    cap = (np.hypot((x - 0.5) / 0.42, (y - 0.42) / 0.42) < 1) & ~head & (y < 0.5)
-    differs = cv2.GaussianBlur(cap.astype(np.float32), (0, 0), 3)
-    assert hair(crop, differs, SQUARE).min() == 1
+    cap = (np.hypot((x - 0.5) / 0.36, (y - 0.36) / 0.34) < 1) & (y < 0.33)
+    differs = cv2.GaussianBlur(cap.astype(np.float32), (0, 0), 2)
+    mask = cv2.resize(hair(crop, differs, SQUARE), (96, 96), interpolation=cv2.INTER_AREA)
+    within, beside = (
+        cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (head, ~head)
+    )
+    assert mask[(within > 5) & (y < 0.28)].min() > 0.9
+    assert mask[beside > 5].max() < 0.1
+    assert differs[beside > 5].max() > 0.9
     assert hair(crop, np.zeros_like(differs), SQUARE).max() == 0
 
 

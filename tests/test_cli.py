@@ -273,6 +273,54 @@ def test_crop_only_writes_the_models_crop(here: Path, tiny_model: Path) -> None:
     assert read_picture(Path("a.male.png")).pixels_HWC.shape == (32, 32, 3)
 
 
+@pytest.fixture
+def drawing_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny one, whose men are drawings."""
+    from dataclasses import replace
+
+    from facestyle.checkpoint import load_checkpoint, save_model
+
+    model = load_checkpoint(tiny_model)
+    assert model.card is not None
+    path = tmp_path / "drawing.safetensors"
+    save_model(path, model.parts, replace(model.card, drawings=("male",)))
+    return path
+
+
+def test_a_drawing_is_written_alone_unless_it_is_to_be_pasted(
+    here: Path, drawing_model: Path
+) -> None:
+    common = ("translate", "a.jpg", "-m", drawing_model)
+
+    def written(domain: str, *options: object) -> tuple[tuple[int, ...], dict[str, object], str]:
+        result = facestyle(*common, "-d", domain, "--overwrite", *options)
+        assert result.exit_code == 0, result.stderr
+        path = Path(f"a.{domain}.png")
+        recipe = read_recipe(path)
+        assert recipe is not None
+        return read_picture(path).pixels_HWC.shape, recipe, result.stderr
+
+    photo = read_picture(Path("a.jpg")).pixels_HWC.shape
+    shape, recipe, said = written("male")
+    assert (shape, recipe["crop_only"]) == ((128, 128, 3), True)
+    assert "--paste puts it into the photo" in said
+    for domain, options in (("male", ["--paste"]), ("male", ["--face", "all"]), ("female", [])):
+        shape, recipe, said = written(domain, *options)
+        assert (shape, recipe["crop_only"]) == (photo, False)
+        assert "--paste" not in said
+    said = written("male", "--tone", 0, "--detail", 1)[2]
+    assert "--detail: no effect on a crop alone" in said
+
+
+def test_a_picture_in_which_nothing_changed_is_told(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--overwrite")
+    assert "nothing changed" not in facestyle(*common).stderr
+    monkeypatch.setattr("facestyle.pipeline.paste_all", lambda picture_HWC, *_, **__: picture_HWC)
+    assert "a.jpg: nothing changed" in facestyle(*common).stderr
+
+
 def test_align_none_needs_no_face_and_gives_the_generators_own_picture(
     here: Path, tiny_model: Path
 ) -> None:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import judges
 import models
 import pytest
+import score
 import ship
 import torch
 from models import RECIPES, TRAINED, Recipe, Stage, in_time, stretched
@@ -112,6 +114,37 @@ def test_runs_fit_into_the_minutes_and_keep_their_lengths(
         stages = in_time("some", recipe, recipe.cpu, options)
         assert [stage.tables["run"]["steps"] for stage in stages] == [150, 50]
     assert json.loads((tmp_path / "some-minutes.json").read_text())["minutes"] == 5 / TRAINED
+
+
+def test_a_finished_run_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def measured(arguments: list[str]) -> None:
+        calls.append(arguments)
+        model = Path(arguments[arguments.index("--model") + 1])
+        work = Path(arguments[arguments.index("--work") + 1])
+        work.mkdir(exist_ok=True)
+        document = {"sha256": {"model": judges.sha256(model.read_bytes())}}
+        (work / "scores.json").write_text(json.dumps(document))
+
+    monkeypatch.setattr(score, "main", measured)
+    monkeypatch.setattr(models, "data_of", lambda name, *_: tmp_path / name)
+    options = argparse.Namespace(
+        faces=Path("f"), photos=Path("p"), weights=Path("w"), work=tmp_path, threads=1
+    )
+    (tmp_path / "model.safetensors").write_bytes(b"last")
+    for _ in range(2):
+        assert models.scored("attributes", tmp_path, options) == tmp_path / "attributes-scores"
+    models.scored("portrait-anime", tmp_path, options)
+    assert len(calls) == 2
+    assert "--held-out" not in calls[0]
+    assert calls[1][calls[1].index("--held-out") + 1] == str(tmp_path / "portrait-anime" / "val")
+    # Another model is scored anew, and the best one of a run before its last.
+    (tmp_path / "best.safetensors").write_bytes(b"best")
+    models.scored("attributes", tmp_path, options)
+    assert calls[2][1] == str(tmp_path / "best.safetensors")
+    _, parsed = score.parse(calls[2])
+    assert (parsed.photos, parsed.threads) == (Path("p"), 1)
 
 
 def test_a_painters_changes_can_be_made_larger() -> None:

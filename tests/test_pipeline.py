@@ -15,6 +15,7 @@ from facestyle.faces import Face, choose_faces, find_faces
 from facestyle.faces.align import (
     DETAIL,
     EYE_REACH,
+    MAX_FIRM,
     align,
     hair,
     paste_mask,
@@ -205,6 +206,37 @@ def test_hair_is_looked_for_where_its_colours_differ(picture: np.ndarray) -> Non
     )
 
 
+class MixingBackend(ColouringBackend):
+    """Asked for a smile and glasses at once, it turns faces black; it moves what smiles."""
+
+    roles = ("generator", "classifier", "flow")
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        if role == "flow":
+            return 0.1 * np.tile(arrays[1][:, 2:3, None, None], (1, 4, 4, 2))
+        made = super().run(role, *arrays)
+        if role == "generator":
+            label_NA = arrays[1]
+            made = made - 0.1 * label_NA[:, 3:, None, None]
+            made[(label_NA[:, 2:] != 0).all(axis=1)] = -1
+        return made
+
+
+def test_of_several_differences_each_is_made_by_itself() -> None:
+    faces_NCHW = np.zeros((2, 3, SIDE, SIDE), np.float32)
+    edit = Edit(on=("smile", "glasses"), source=())
+    model = Translator(replace(colouring_model().card, relative=True), MixingBackend())
+    assert model.translate(faces_NCHW, model.edited(edit)) == pytest.approx(0.1)
+    assert model.flow(faces_NCHW, model.edited(edit)) == pytest.approx(0.1)
+    # Of an exclusive group one comes and another goes: that is one difference.
+    blond = model.edited(Edit(on=("blond",), source=("black",)))
+    both = model.edited(Edit(on=("blond",), off=("black",), source=("black",)))
+    assert np.array_equal(*(model.translate(faces_NCHW, style) for style in (blond, both)))
+    # A generator that is given the label wanted is given all of it.
+    model = Translator(colouring_model().card, MixingBackend())
+    assert model.translate(faces_NCHW, model.edited(edit)).max() == -1
+
+
 def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray) -> None:
     model = colouring_model()
     (face,) = translate_crops([whole(picture, SIDE)], model, model.edited(Edit(on=("blond",))))
@@ -217,14 +249,39 @@ def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
     model = fake_model()
     drawing = Translator(replace(model.card, drawings=("bright",)), model.backend)
     for domain, alike in (("dark", True), ("bright", False)):
-        photo, drawn = (
+        photo, pasted = (
             restyle(
                 picture, one, one.sample_style(domain, seed=1), detector=FakeDetector([face]),
-                detail=0,
+                detail=0, crop_only=False,
             )
             for one in (model, drawing)
         )  # fmt: skip
-        assert np.array_equal(photo, drawn) is alike
+        assert np.array_equal(photo, pasted) is alike
+
+
+def test_a_drawing_is_a_picture_of_its_own_and_a_face_goes_back(picture: np.ndarray) -> None:
+    detector = FakeDetector([face_at(200, 150, 250), face_at(60, 60, 50)])
+    model = fake_model()
+    model = Translator(replace(model.card, drawings=("bright",)), model.backend)
+
+    def of(domain: str, face: str = "largest", **settings: float | bool) -> np.ndarray:
+        style = model.sample_style(domain, seed=1)
+        return restyle(picture, model, style, face, detector=detector, **settings)
+
+    drawing, crop_HWC = of("bright"), aligned_faces(picture, model, detector=detector)[0].crop_HWC
+    assert drawing.shape == (MAX_FIRM * SIDE, MAX_FIRM * SIDE, 3)
+    assert np.array_equal(drawing, of("bright", crop_only=True, tone=1))
+    # Its skin tone and light are the photo's, unless it is asked for the drawing's own.
+    light = crop_HWC.astype(float).mean()
+    assert abs(drawing.mean() - light) < 4
+    assert of("bright", tone=0).mean() - light > 20
+
+    # All faces are no one crop, and a photo's face goes back unless it is asked for alone.
+    for pasted in (of("bright", "all"), of("bright", crop_only=False), of("dark")):
+        assert pasted.shape == picture.shape
+    assert of("dark", crop_only=True).shape == (SIDE, SIDE, 3)
+    with pytest.raises(UsageError, match="one crop"):
+        of("dark", "all", crop_only=True)
 
 
 class SeeingBackend(FakeBackend):

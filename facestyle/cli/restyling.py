@@ -305,10 +305,11 @@ def _open_session(
     report.detail(f"{path} by {translator.backend.about}")
     for reason in reasons(path, translator.backend, wish.runtime, wish.device, wish.precision):
         report.detail(reason)
-    _tell_without_effect(wish, translator, alone, report)
-    if template_of(wish, translator) != "none":
+    session = _Session(wish, translator, detector, styles, weights.sha256_of(path), crew)
+    _tell_without_effect(session, alone, report)
+    if session.template != "none":
         detector()
-    return _Session(wish, translator, detector, styles, weights.sha256_of(path), crew)
+    return session
 
 
 class _Session:
@@ -426,6 +427,8 @@ class _Session:
 
     def write(self, work: _Work, job: Job, faces: Sequence[Restyled]) -> None:
         """One result into its file."""
+        import numpy as np
+
         from facestyle.images import write_picture
         from facestyle.pipeline import alone, paste_all
 
@@ -440,6 +443,8 @@ class _Session:
         target = job.target or _binary(sys.stdout, "stdout")
         if job.target is not None and wish.output is not None:
             _make_folder(job.target.parent)
+        if np.array_equal(pixels_HWC, picture.pixels_HWC):
+            work.report.note(f"{job.source.name}: nothing changed, there was nothing to change")
         lost = write_picture(
             target,
             picture.with_pixels(pixels_HWC),
@@ -511,6 +516,8 @@ class _Session:
             if self.template == "none"
             else f"{faces} face{'s' if faces > 1 else ''} by {self.detector().name}"
         )
+        if self.wish.crop_only is None and self.crop_only(style):
+            finder += "; the drawing alone, --paste puts it into the photo"
         values = {
             "input": job.source.name,
             "output": str(job.target),
@@ -589,20 +596,23 @@ def naming(name: object, kind: type[FacestyleError] = FacestyleError) -> Iterato
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
-def _tell_without_effect(
-    wish: Wish, translator: Translator, alone: bool, report: Reporter | Lines
-) -> None:
+def _tell_without_effect(session: _Session, alone: bool, report: Reporter | Lines) -> None:
     """No option is ignored in silence."""
+    wish, style = session.wish, session.styles[0]
+    drawing = style.domain in session.translator.card.drawings
     options_of = {
         "a ready crop (--align none)": {
             "--face": wish.face != "largest",
             "--detector": wish.detector != "auto",
             "--min-score": wish.min_score is not None,
         }
-        if template_of(wish, translator) == "none"
+        if session.template == "none"
         else {},
-        "--crop-only": {"--detail": wish.detail is not None, "--tone": wish.tone is not None}
-        if wish.crop_only
+        "a crop alone": {
+            "--detail": wish.detail is not None,
+            "--tone": wish.tone is not None and not drawing,
+        }
+        if session.crop_only(style)
         else {},
         "a single picture": {"--workers": wish.workers is not None} if alone else {},
     }

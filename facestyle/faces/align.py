@@ -64,7 +64,7 @@ HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
 HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it
 HAIR_SMOOTH = 0.015  # share of the side
 JUST_TOLD = 2.3  # CIELAB distance of colours that an eye can just tell apart (Mahy et al., 1994)
-SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: there is none
+SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: a bald head
 WALL_SAMPLES = 500
 MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
     # What of a crop goes back into the picture: centre and radii (shares of the side), the power
@@ -294,7 +294,8 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
 
     Where that is, the model knows: asked for one colour of hair and for another, it makes results
     that differ there. GrabCut takes it from there to the photo's edges, as for ``skin``. Where that
-    is wall, for the head is bald, the mask is 1 all over: what the model gives it is hair.
+    is mostly wall, for the head is bald, none of it is sure but what lies on the skin, and what
+    remains is the scalp.
 
     Args:
         colours_HW: how far the results differ, at any size.
@@ -315,8 +316,10 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
     above = np.arange(SKIN_SIDE)[:, None] < SKIN_SIDE * template_52[:2, 1].mean()
     wall = (labels == cv2.GC_BGD) & ~may_be_skin & above
     supposed = (labels == cv2.GC_FGD) & ~may_be_skin
-    if _same(_small(crop_HWC), supposed, wall) > SAME_AS_WALL:
-        return np.ones(size, np.float32)
+    as_wall = _alike(_small(crop_HWC), supposed, wall)
+    if as_wall.sum() > SAME_AS_WALL * supposed.sum():
+        labels[supposed] = cv2.GC_PR_FGD
+        labels[as_wall] = cv2.GC_BGD
     return _coloured_alike(crop_HWC, labels)
 
 
@@ -331,15 +334,18 @@ def _within(
     return np.asarray(_away(SKIN_SIDE, centre, (across * unit, along * unit), 2) < 1)
 
 
-def _same(rgb_HWC: Pixels, these_HW: NDArray[np.bool_], those_HW: NDArray[np.bool_]) -> float:
-    """The share of some pixels whose colour an eye finds among others too."""
+def _alike(
+    rgb_HWC: Pixels, these_HW: NDArray[np.bool_], those_HW: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(H, W) those of some pixels whose colour an eye finds among others too."""
     lab_HWC = cv2.cvtColor(rgb_HWC.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     these_N3, those_M3 = lab_HWC[these_HW], lab_HWC[those_HW]
-    if not (len(these_N3) and len(those_M3)):
-        return 0.0
-    some_M3 = those_M3[:: -(-len(those_M3) // WALL_SAMPLES)]
-    apart_NM = np.linalg.norm(these_N3[:, None] - some_M3, axis=2)
-    return float((apart_NM.min(axis=1) < JUST_TOLD).mean())
+    alike_HW = np.zeros_like(these_HW)
+    if len(those_M3):
+        some_M3 = those_M3[:: -(-len(those_M3) // WALL_SAMPLES)]
+        apart_NM = np.linalg.norm(these_N3[:, None] - some_M3, axis=2)
+        alike_HW[these_HW] = apart_NM.min(axis=1) < JUST_TOLD
+    return alike_HW
 
 
 def _small(crop_HWC: Pixels) -> Pixels:
