@@ -59,12 +59,16 @@ class ModelCard:
     """Attribute models: domains that are colours of hair, two or more. Of their change only that of
     the hair goes back, which is found by where their results differ (``faces.align.hair``)."""
     drawings: tuple[str, ...] = ()
-    """Domains that are drawings: a face becomes one with firm lines (``faces.align.paste``), and
-    nothing of the photo's fine detail in it."""
+    """Domains that are drawings: a face becomes one with firm lines (``faces.align.drawn``), as a
+    picture of its own, and nothing of the photo's fine detail in it."""
     eyes: float | None = None
     """How many times as large eyes are in the photos that the generators know: a photo's are made
     so before it becomes a drawing, and back to size in a photo made of one
     (``faces.align.with_larger_eyes``); None leaves them as they are."""
+    both_ways: bool = False
+    """Whether a result is the mean of what the networks make of a face and of its mirror image: a
+    stain or half-shut eye that they make on one side alone is noise, and half as strong then, for
+    twice the generator's time."""
     name: str = ""
     """Short name for people."""
     licence: str = "unknown"

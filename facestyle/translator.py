@@ -269,6 +269,9 @@ class Translator:
         elif role not in self.backend.roles:
             role = "generator"
         images_NCHW = np.clip(self.backend.run(role, faces_NCHW, *arrays), -1, 1)
+        if self.card.both_ways:
+            others_NCHW = np.clip(self.backend.run(role, _mirrored(faces_NCHW), *arrays), -1, 1)
+            images_NCHW = (images_NCHW + _mirrored(others_NCHW)) / 2
         return (
             images_NCHW if drawing else self._resized_eyes(images_NCHW, template_52, larger=False)
         )
@@ -278,11 +281,16 @@ class Translator:
         ``align.reshape``; None of a model that moves nothing."""
         if "flow" not in self.backend.roles:
             return None
-        flows = [
-            self.backend.run("flow", faces_NCHW, *self._wish(faces_NCHW, one))
-            for one in self._apart(style)
-        ]
+        flows = [self._flow(faces_NCHW, one) for one in self._apart(style)]
         return np.asarray(np.sum(flows, axis=0))
+
+    def _flow(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray:
+        arrays = self._wish(faces_NCHW, style)
+        flow_NHW2 = self.backend.run("flow", faces_NCHW, *arrays)
+        if self.card.both_ways:
+            others_NHW2 = self.backend.run("flow", _mirrored(faces_NCHW), *arrays)
+            flow_NHW2 = (flow_NHW2 + others_NHW2[:, :, ::-1] * np.array([-1, 1], np.float32)) / 2
+        return flow_NHW2
 
     def hair_colours(self, faces_NCHW: np.ndarray) -> np.ndarray:
         """How far the results of the card's colours of hair differ, which is most where hair is:
@@ -456,6 +464,10 @@ class Translator:
             z_NL = rng.standard_normal((MEAN_STYLE_SAMPLES, self._latent_dim), np.float32)
             self._mean_codes[domain] = self._codes(z_NL, domain).mean(axis=0, keepdims=True)
         return self._mean_codes[domain]
+
+
+def _mirrored(pictures_NCHW: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pictures_NCHW[..., ::-1])
 
 
 def open_translator(

@@ -93,6 +93,8 @@ class Recipe:
     """Domains that are."""
     eyes: float = 1.0
     """How many times as large a photo's are made before it becomes a drawing."""
+    both_ways: bool = False
+    """Whether a result is to be the mean with that of the mirrored face."""
     held_out: bool = False
     """Whether ``score.py`` is to see what of the data was not trained on."""
     cpu: Sequence[Stage]
@@ -196,6 +198,7 @@ RECIPES = {
         pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         eyes=1.8,  # drawings' are so much larger; narrow ones were taken for creases
+        both_ways=True,
         held_out=True,
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
@@ -232,6 +235,7 @@ RECIPES = {
         alignment="celeba",
         on_skin="Male,Smiling,Young",  # what is done for them to hair and walls is stains
         on_hair="Black_Hair,Blond_Hair,Brown_Hair",  # and for these to faces, paleness
+        both_ways=True,
         cpu=(
             Stage(
                 tables={
@@ -496,6 +500,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "on_hair": recipe.on_hair,
         "drawings": recipe.drawings,
         "eyes": recipe.eyes,
+        "both_ways": recipe.both_ways,
         **stage.tables["run"],
         "steps": steps,
         "domains": recipe.domains,

@@ -12,6 +12,7 @@ writes the scores on the card, exports the ONNX twin, and prints both files' ent
 nothing worth showing: a face is taken to lack them. ``--strength`` makes a painter's changes larger
 than it learned to make them: in training a change has a cost, which keeps it where it belongs and
 smaller than what was asked for. ``--mean`` takes the mean with the model of the stage before.
+``--both-ways`` has users get the mean with the mirrored face's result, see ``facestyle.card``.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
     parser.add_argument("--strength", type=float, help="of a painter's changes")
     parser.add_argument("--mean", type=Path, help="another state of it, to take the mean with")
+    parser.add_argument("--both-ways", action="store_true", help="for the card")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
@@ -124,8 +126,11 @@ def main() -> None:
         "mean": options.mean and "/".join(options.mean.parts[-2:]),  # the run's folder says which
     }
     changed = [f"--{name} {value}" for name, value in given.items() if value]
+    changed += ["--both-ways"] * options.both_ways
     if changed:
         card = replace(card, command=f"{card.command}; recipes/ship.py {' '.join(changed)}")
+    if options.both_ways:
+        card = replace(card, both_ways=True)
     if options.about:
         card = replace(card, about=options.about)
     if options.scores:

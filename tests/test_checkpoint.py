@@ -591,7 +591,7 @@ def test_a_card_comes_back() -> None:
         CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
         pasted="crop", drawings=CARD.domains[:1], on_skin=CARD.domains[1:], on_hair=CARD.domains,
         styles=("attributes",),
-        alignment="anime", eyes=1.8,
+        alignment="anime", eyes=1.8, both_ways=True,
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
     assert full.at_step(10).steps == 10
@@ -634,6 +634,7 @@ def test_a_card_whose_eyes_would_change_from_photo_to_photo_is_refused() -> None
         ("on_skin", ["no domain"]),
         ("on_hair", ["no domain"]),
         ("on_hair", list(CARD.domains)),  # of a model without attributes
+        ("both_ways", 1),
         ("eyes", 0.5),
         ("eyes", 3.5),
         ("eyes", True),

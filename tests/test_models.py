@@ -175,13 +175,14 @@ def test_a_card_tells_what_was_done_to_the_weights(
     card = replace(family.new_card(config, ("female", "male")), command="facestyle train")
     save_model(tmp_path / "run.safetensors", task.model_parts(), card)
     words = f"--model {tmp_path / 'run.safetensors'} --name a-b --strength 1.5 --out {tmp_path}"
-    monkeypatch.setattr("sys.argv", ["ship.py", *words.split()])
-    ship.main()
-    shipped = load_checkpoint(tmp_path / "a_b.safetensors").card
-    assert shipped is not None
-    assert (shipped.name, shipped.command) == (
-        "a-b", "facestyle train; recipes/ship.py --strength 1.5",
-    )  # fmt: skip
+    for more in ("", " --both-ways"):
+        monkeypatch.setattr("sys.argv", ["ship.py", *(words + more).split()])
+        ship.main()
+        shipped = load_checkpoint(tmp_path / "a_b.safetensors").card
+        assert shipped is not None
+        assert (shipped.name, shipped.command, shipped.both_ways) == (
+            "a-b", f"facestyle train; recipes/ship.py --strength 1.5{more}", bool(more),
+        )  # fmt: skip
 
 
 def test_the_mean_of_two_states_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,6 +237,38 @@ def test_of_several_differences_each_is_made_by_itself() -> None:
     assert model.translate(faces_NCHW, model.edited(edit)).max() == -1
 
 
+class OneSidedBackend(MixingBackend):
+    """What it makes of a face and where it moves it, it does to the left half alone."""
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        made = super().run(role, *arrays)
+        if role == "flow":
+            made[:, :, 2:] = 0
+        elif role == "generator":
+            made[..., SIDE // 2 :] = arrays[0][..., SIDE // 2 :]
+        return made
+
+
+def test_what_is_done_to_one_side_alone_is_half_as_strong_both_ways() -> None:
+    rng = np.random.default_rng(0)
+    faces_NCHW = rng.uniform(-0.5, 0.5, (2, 3, SIDE, SIDE)).astype(np.float32)
+    one, both = (
+        Translator(replace(colouring_model().card, both_ways=both), OneSidedBackend())
+        for both in (False, True)
+    )
+    style = one.edited(Edit(on=("smile",), source=()))
+    once, mean = (model.translate(faces_NCHW, style) - faces_NCHW for model in (one, both))
+    assert once[..., : SIDE // 2] == pytest.approx(0.2, abs=1e-6)
+    assert once[..., SIDE // 2 :].max() == 0
+    assert mean == pytest.approx(0.1, abs=1e-6)
+    once, mean = (model.flow(faces_NCHW, style) for model in (one, both))
+    assert once[:, :, :2] == pytest.approx(0.1)
+    # To the right in the mirror is to the left.
+    assert mean[..., 1] == pytest.approx(0.05)
+    assert mean[:, :, :2, 0] == pytest.approx(0.05)
+    assert mean[:, :, 2:, 0] == pytest.approx(-0.05)
+
+
 def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray) -> None:
     model = colouring_model()
     (face,) = translate_crops([whole(picture, SIDE)], model, model.edited(Edit(on=("blond",))))

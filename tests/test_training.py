@@ -562,11 +562,14 @@ def test_a_run_leaves_a_model_metrics_previews_and_its_settings(data: Path, tmp_
 def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path: Path) -> None:
     cards = [
         facestyle.load(start(data, tmp_path / "runs", **told).folder / "model.safetensors").card
-        for told in ({}, {"pasted": "skin", "drawings": "red", "on_skin": "blue,red"})
+        for told in (
+            {},
+            {"pasted": "skin", "drawings": "red", "on_skin": "blue,red", "both_ways": True},
+        )
     ]
-    assert [(card.pasted, card.drawings, card.on_skin) for card in cards] == [
-        ("face", (), ()),
-        ("skin", ("red",), ("blue", "red")),
+    assert [(card.pasted, card.drawings, card.on_skin, card.both_ways) for card in cards] == [
+        ("face", (), (), False),
+        ("skin", ("red",), ("blue", "red"), True),
     ]
     larger = {"drawings": "red", "eyes": 1.5, "alignment": "anime"}
     card = facestyle.load(

@@ -211,6 +211,7 @@ def _run(
         on_hair=_names(run.on_hair),
         drawings=_names(run.drawings),
         eyes=None if run.eyes == 1 else run.eyes,
+        both_ways=run.both_ways,
         licence=run.licence,
         data=run.about,
         seed=run.seed,

@@ -71,10 +71,13 @@ class RunConfig:
     """Comma-separated domains, two or more, that are colours of hair, for the card: of their change
     only that of the hair goes back."""
     drawings: str = ""
-    """Comma-separated domains that are drawings, for the card: pasted with firm lines."""
+    """Comma-separated domains that are drawings, for the card: pictures of their own."""
     eyes: float = 1.0
     """How many times as large photos' eyes are made in training, and later before one becomes a
     drawing: a drawing's are so much larger, and small ones are overlooked."""
+    both_ways: bool = False
+    """Whether a result is to be the mean with that of the mirrored face, for the card: calmer, for
+    twice the time of ``translate``."""
     licence: str = "unknown"
     """Terms of the resulting weights, for the card."""
     about: str = ""
