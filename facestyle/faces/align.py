@@ -286,7 +286,7 @@ def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
     labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
     labels[_within(SKIN_PRIOR, template_52)] = cv2.GC_PR_FGD
     labels[_within(SKIN_SURE, template_52)] = cv2.GC_FGD
-    return _coloured_alike(crop_HWC, labels)
+    return _feathered(_coloured_alike(crop_HWC, labels))
 
 
 def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]) -> Floats:
@@ -295,7 +295,7 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
     Where that is, the model knows: asked for one colour of hair and for another, it makes results
     that differ there. GrabCut takes it from there to the photo's edges, as for ``skin``. Where that
     is mostly wall, for the head is bald, none of it is sure but what lies on the skin, and what
-    remains is the scalp.
+    remains is the scalp. What does not touch the head is none of it.
 
     Args:
         colours_HW: how far the results differ, at any size.
@@ -320,7 +320,8 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
     if as_wall.sum() > SAME_AS_WALL * supposed.sum():
         labels[supposed] = cv2.GC_PR_FGD
         labels[as_wall] = cv2.GC_BGD
-    return _coloured_alike(crop_HWC, labels)
+    found = _coloured_alike(crop_HWC, labels)
+    return _feathered(found & _joined(found | face | (skin_HW > 0.5), face))
 
 
 def _within(
@@ -356,8 +357,8 @@ def _small(crop_HWC: Pixels) -> Pixels:
     return np.asarray(resized, np.uint8)
 
 
-def _coloured_alike(crop_HWC: Pixels, labels_HW: Pixels) -> Floats:
-    """GrabCut's cut, feathered; ``labels_HW``, SKIN_SIDE square, say where it begins."""
+def _coloured_alike(crop_HWC: Pixels, labels_HW: Pixels) -> NDArray[np.bool_]:
+    """GrabCut's cut; ``labels_HW``, SKIN_SIDE square, say where it begins."""
     bgr = _small(crop_HWC)[..., ::-1]
     if np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
         cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
@@ -366,8 +367,19 @@ def _coloured_alike(crop_HWC: Pixels, labels_HW: Pixels) -> Floats:
         cv2.grabCut(
             np.ascontiguousarray(bgr), labels_HW, everywhere, rest, inside, 1, cv2.GC_INIT_WITH_MASK
         )
-    found = np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
-    return np.asarray(cv2.GaussianBlur(found, (0, 0), SKIN_FEATHER * SKIN_SIDE), np.float32)
+    return np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD))
+
+
+def _joined(these_HW: NDArray[np.bool_], to_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(H, W) the connected parts of some pixels that hold any of others."""
+    _, parts_HW = cv2.connectedComponents(these_HW.astype(np.uint8))
+    return np.isin(parts_HW, np.unique(parts_HW[these_HW & to_HW]))
+
+
+def _feathered(mask_HW: NDArray[np.bool_]) -> Floats:
+    """A cut as a mask with a soft edge."""
+    sigma = SKIN_FEATHER * SKIN_SIDE
+    return np.asarray(cv2.GaussianBlur(mask_HW.astype(np.float32), (0, 0), sigma), np.float32)
 
 
 def paste(
