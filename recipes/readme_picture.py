@@ -3,8 +3,8 @@
     python recipes/readme_picture.py
 
 Writes docs/example.jpg from examples/astronaut.jpg, with the built-in detector and fixed seeds:
-above the photo between both domains of ``female-male``, below three edits by ``attributes``, and
-``portrait-anime`` pasted and as a crop.
+above the photo between both domains of ``female-male``, below four edits by ``attributes``, and
+the drawing by ``portrait-anime``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from PIL import Image
 
 import facestyle
 from facestyle.faces.registry import open_detector
-from facestyle.images import from_model, read_picture, to_model
-from facestyle.pipeline import aligned_faces
+from facestyle.images import read_picture
 from facestyle.translator import Edit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +27,7 @@ SEEDS = {"female": (1, 0), "male": (0, 3)}
 EDITS = (
     Edit(on=("Black_Hair",)),
     Edit(on=("Blond_Hair",)),
+    Edit(on=("Brown_Hair",)),
     Edit(on=("Eyeglasses",)),
 )
 
@@ -47,14 +47,11 @@ def main() -> None:
         facestyle.restyle(photo_HWC, attributes, attributes.edited(edit), detector=detector)
         for edit in EDITS
     ]
-    drawn = anime.style("anime")
-    below.append(facestyle.restyle(photo_HWC, anime, drawn, detector=detector))
-    (aligned,) = aligned_faces(photo_HWC, anime, detector=detector)
-    crop_HWC = from_model(anime.translate(to_model(aligned.crop_HWC[None]), drawn))[0]
-    crop_HWC = cv2.resize(crop_HWC, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    drawing_HWC = facestyle.restyle(photo_HWC, anime, anime.style("anime"), detector=detector)
+    drawing_HWC = cv2.resize(drawing_HWC, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     rows = [
         np.concatenate([picture[WINDOW] for picture in above], axis=1),
-        np.concatenate([*(picture[WINDOW] for picture in below), crop_HWC], axis=1),
+        np.concatenate([*(picture[WINDOW] for picture in below), drawing_HWC], axis=1),
     ]
     (ROOT / "docs").mkdir(exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(ROOT / "docs" / "example.jpg", quality=92)
