@@ -499,6 +499,11 @@ def of_fixed(bench: Bench) -> Report:
         for kind in KINDS
     }
 
+    drawings = [
+        facestyle.restyle(p.pixels_HWC, model, styles[KINDS[1]], detector=KnownFace(p.face))
+        for p in people
+    ]
+
     real = {kind: journeys[f"held-out {kind}"].here for kind in KINDS}
     ways = {f"{name} to {j.goal}": j for name, j in journeys.items()}
     tested_N = np.concatenate([real[kind].p_N for kind in KINDS])
@@ -548,7 +553,7 @@ def of_fixed(bench: Bench) -> Report:
         "identity of": bench.identities(),
     }
     sheets = {
-        "photos": photo_sheet(bench, pasted, journeys["photos"]),
+        "photos": photo_sheet(bench, drawings, pasted, journeys["photos"]),
         "anime": anime_sheet(
             [path.stem for path in held["anime"]], journeys["held-out anime"], options.thumbnail
         ),
@@ -577,16 +582,24 @@ def kind_card(scores: Mapping[str, Groups]) -> Scores:
     return card
 
 
-def photo_sheet(bench: Bench, pasted: Mapping[str, Sequence[Result]], trips: Journey) -> Sheet:
-    """Every photo pasted in both kinds, then its crop there and back."""
+def photo_sheet(
+    bench: Bench,
+    drawings: Sequence[Pixels],
+    pasted: Mapping[str, Sequence[Result]],
+    trips: Journey,
+) -> Sheet:
+    """Every photo, its drawing as users get it, both kinds pasted, and its crop there and back."""
+    side = bench.options.thumbnail
     rows: list[Row] = []
     for i, person in enumerate(bench.people):
         results = [pasted[kind][i] for kind in KINDS]
         notes = [f"id {result.identity:.2f}, seam {result.seam:.2f}" for result in results]
         heads = [noted(r.head_HWC, note) for r, note in zip(results, notes, strict=True)]
         photo_HWC = noted(bench.head(person), person.name)
-        rows.append([photo_HWC, *heads, *trip(trips, i, bench.options.thumbnail)])
-    return ["photo", *(f"{kind}, pasted" for kind in KINDS), "anime, crop", "back"], rows
+        drawing_HWC = noted(cv2.resize(drawings[i], (side, side), interpolation=cv2.INTER_AREA))
+        rows.append([photo_HWC, drawing_HWC, *heads, *trip(trips, i, side)])
+    titles = ["photo", "anime", *(f"{kind}, pasted" for kind in KINDS), "anime, crop", "back"]
+    return titles, rows
 
 
 def anime_sheet(names: Sequence[str], trips: Journey, side: int) -> Sheet:
