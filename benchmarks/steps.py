@@ -3,7 +3,7 @@
     python benchmarks/steps.py                    # the models that ship, the sample photo
     python benchmarks/steps.py --photo a.jpg --rounds 50
 
-Pasting once with each mask, whichever the model has: an ellipse, what ``align.skin`` finds, or
+Pasting once with each mask, whichever the model has: an ellipse, what ``masks.skin`` finds, or
 all of the crop. Everything alternates in one process, and the ratios of the medians count.
 """
 

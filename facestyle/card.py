@@ -51,15 +51,15 @@ class ModelCard:
     pasted: str = "face"
     """What of an aligned crop goes back into the photo: the ``face`` by an ellipse, its ``skin`` by
     its colours, so that hair and background stay the photo's, or all of the ``crop`` for models
-    that change hair too (``faces.align.MASKS``)."""
+    that change hair too (``faces.masks.MASKS``)."""
     on_skin: tuple[str, ...] = ()
     """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is: of a
     model that changes hair, the attributes that it changes nothing of hair for."""
     on_hair: tuple[str, ...] = ()
     """Attribute models: domains that are colours of hair, two or more. Of their change only that of
-    the hair goes back, which is found by where their results differ (``faces.align.hair``)."""
+    the hair goes back, which is found by where their results differ (``faces.masks.hair``)."""
     drawings: tuple[str, ...] = ()
-    """Domains that are drawings: a face becomes one with firm lines (``faces.align.drawn``), as a
+    """Domains that are drawings: a face becomes one with firm lines (``faces.paste.drawn``), as a
     picture of its own, and nothing of the photo's fine detail in it."""
     eyes: float | None = None
     """How many times as large eyes are in the photos that the generators know: a photo's are made

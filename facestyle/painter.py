@@ -171,7 +171,7 @@ def warped(x_NCHW: Tensor, flow_NhW2: Tensor) -> Tensor:
 
 
 def _inside(side: int, device: torch.device) -> Tensor:
-    """(side, side) window: 1 inside, 0 at the border, as ``align.MASKS["crop"]`` has it."""
+    """(side, side) window: 1 inside, 0 at the border, as ``masks.MASKS["crop"]`` has it."""
     along = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=device).abs()
     away_HW = (along[:, None] ** 6 + along[None] ** 6) ** (1 / 6)
     t_HW = ((1 - away_HW) / 0.32).clamp(0, 1)

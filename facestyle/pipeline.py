@@ -15,17 +15,9 @@ import numpy as np
 from facestyle.card import ModelCard
 from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import (
-    DETAIL,
-    AlignedFace,
-    align,
-    drawn,
-    hair,
-    overlay,
-    paste,
-    reshape,
-    whole,
-)
+from facestyle.faces.align import AlignedFace, align, whole
+from facestyle.faces.masks import hair
+from facestyle.faces.paste import DETAIL, drawn, overlay, paste, reshape
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
 
@@ -71,7 +63,7 @@ class Restyled:
     result_HWC: np.ndarray
     """uint8, its crop in the style."""
     flow_HW2: np.ndarray | None = None
-    """What of its shape moved, see ``align.reshape``."""
+    """What of its shape moved, see ``paste.reshape``."""
     drawing: bool = False
     """Whether the style's domain is a drawing's."""
 
@@ -97,9 +89,9 @@ def restyle(
         detector: what finds faces; by default YuNet where its file is present, else the
             built-in one, opened anew: for many pictures open one, ``faces.registry``.
         min_score: the detector's score from which a candidate counts as a face.
-        detail: how much of the photo's own detail stays, 0 to 1, see ``align.paste``; by
+        detail: how much of the photo's own detail stays, 0 to 1, see ``paste.paste``; by
             default ``usual_detail``.
-        tone: how much of its skin tone and light stays, 0 to 1, see ``align.paste``; by default
+        tone: how much of its skin tone and light stays, 0 to 1, see ``paste.paste``; by default
             ``usual_tone``.
         crop_only: whether the face's crop alone is the result, see ``alone``; by default
             ``usual_crop_only``.
@@ -248,7 +240,7 @@ def restyled(
 
 
 def parts_changed(card: ModelCard, style: Style) -> tuple[str, ...]:
-    """What of a face's crop a style changes, as the card says: of ``align.MASKS``, or ``hair``."""
+    """What of a face's crop a style changes, as the card says: of ``masks.MASKS``, or ``hair``."""
     edit = style.edit
     changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
     rest = changed - set(card.on_hair)
@@ -284,7 +276,7 @@ def paste_all(
 
 def alone(face: Restyled, *, tone: float = 0.0) -> np.ndarray:
     """A crop as a picture of its own: a face's as the networks made it, a drawing's larger, and
-    with the photo's ``tone``, see ``align.drawn``."""
+    with the photo's ``tone``, see ``paste.drawn``."""
     if face.drawing:
         return drawn(face.aligned, face.result_HWC, tone=tone)
     return face.result_HWC

@@ -278,7 +278,7 @@ class Translator:
 
     def flow(self, faces_NCHW: np.ndarray, style: Style) -> np.ndarray | None:
         """How ``translate`` moves what is there before it paints: (N, h, w, 2) displacements, see
-        ``align.reshape``; None of a model that moves nothing."""
+        ``paste.reshape``; None of a model that moves nothing."""
         if "flow" not in self.backend.roles:
             return None
         flows = [self._flow(faces_NCHW, one) for one in self._apart(style)]
@@ -294,7 +294,7 @@ class Translator:
 
     def hair_colours(self, faces_NCHW: np.ndarray) -> np.ndarray:
         """How far the results of the card's colours of hair differ, which is most where hair is:
-        (N, H, W), see ``align.hair``."""
+        (N, H, W), see ``masks.hair``."""
         # As if of faces without attributes: nobody has to look for them, and the place is the same.
         images = [
             self.translate(faces_NCHW, self.edited(Edit(on=(colour,), source=())))

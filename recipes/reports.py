@@ -24,7 +24,8 @@ from sheets import Row, noted
 
 import facestyle
 from facestyle.faces import Detector
-from facestyle.faces.align import align, paste_mask, template_points, whole
+from facestyle.faces.align import align, template_points, whole
+from facestyle.faces.masks import paste_mask
 from facestyle.images import from_model, read_picture, to_model
 from facestyle.pipeline import aligned_faces, reshaped, translate_crops
 from facestyle.translator import Edit, Style, Translator

@@ -14,22 +14,16 @@ from facestyle.card import PASTED
 from facestyle.errors import UsageError
 from facestyle.faces import find_faces
 from facestyle.faces.align import (
-    MASKS,
     TEMPLATES,
     AlignedFace,
     align,
-    crop_mask,
-    firm_lines,
-    hair,
-    paste,
-    paste_mask,
-    reshape,
     similarity,
-    skin,
     template_points,
     whole,
     with_larger_eyes,
 )
+from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin
+from facestyle.faces.paste import firm_lines, paste, reshape
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 

@@ -427,7 +427,7 @@ def test_an_option_without_effect_is_said_to_have_none(here: Path, tiny_model: P
 
 
 def test_detail_and_tone_are_the_pipelines_own_unless_given(here: Path, tiny_model: Path) -> None:
-    from facestyle.faces.align import DETAIL
+    from facestyle.faces.paste import DETAIL
 
     told = " ".join(facestyle("translate", "-h").stdout.split())
     assert f"(default: {DETAIL}; 0.5 for changes of hair; 0 for drawings)" in told

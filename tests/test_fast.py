@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from facestyle.backend_torch import CPU_PIXELS, TorchBackend
 from facestyle.cli import app
-from facestyle.faces.align import paste_mask
+from facestyle.faces.masks import paste_mask
 from facestyle.images import read_picture
 from facestyle.pipeline import aligned_faces, paste_all, translate_crops, usual_detail
 from facestyle.translator import Translator, open_translator, reasons

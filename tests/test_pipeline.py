@@ -12,17 +12,9 @@ from facestyle.batch import translate_together
 from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
-from facestyle.faces.align import (
-    DETAIL,
-    EYE_REACH,
-    MAX_FIRM,
-    align,
-    hair,
-    paste_mask,
-    template_points,
-    whole,
-    with_larger_eyes,
-)
+from facestyle.faces.align import EYE_REACH, align, template_points, whole, with_larger_eyes
+from facestyle.faces.masks import hair, paste_mask
+from facestyle.faces.paste import DETAIL, MAX_FIRM
 from facestyle.images import to_model
 from facestyle.pipeline import (
     Made,

@@ -16,7 +16,8 @@ import torch
 from facestyle.backend_torch import TorchBackend
 from facestyle.card import ModelCard
 from facestyle.faces import find_faces
-from facestyle.faces.align import align, paste_mask, template_points
+from facestyle.faces.align import align, template_points
+from facestyle.faces.masks import paste_mask
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 from facestyle.painter import Painter

@@ -28,7 +28,8 @@ from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
-from facestyle.faces.align import paste, whole
+from facestyle.faces.align import whole
+from facestyle.faces.paste import paste
 from facestyle.families import family_named
 from facestyle.families.stargan_v2.objective import (
     Config,

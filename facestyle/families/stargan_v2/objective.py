@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.augment import diff_augment
-from facestyle.faces.align import TONE_SIGMA
+from facestyle.faces.paste import TONE_SIGMA
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
     MappingNetwork,
@@ -112,7 +112,7 @@ class Config:
     become alike. Not the published way."""
     tone: float = 0.0
     """How much of a source's skin tone and light its results by latent code keep, 0 to 1, wherever
-    a loss looks at them: what ``align.paste`` leaves of them at 1 is what ``translate`` shows, so
+    a loss looks at them: what ``paste.paste`` leaves of them at 1 is what ``translate`` shows, so
     no style is learned that users would not see. Not the published way."""
     ema: float = 0.999
     """Decay of the averaged weights, an iteration."""
@@ -179,7 +179,7 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
 
 
 def keep_tone(fake_NCHW: Tensor, x_NCHW: Tensor, tone: float) -> Tensor:
-    """The results with so much of their sources' skin tone and light, as ``align.paste`` has it.
+    """The results with so much of their sources' skin tone and light, as ``paste.paste`` has it.
 
     Of the source before a painter moves it, which at this size is hardly another.
     """

@@ -1,0 +1,195 @@
+"""What of an aligned crop goes back into the picture: masks, by shape and by colour. No torch."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
+
+MASK_SIDE = 256  # px; finer than any feather needs
+MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
+    # What of a crop goes back into the picture: centre and radii (shares of the side), the power
+    # of a superellipse, and the share of it within which the mask is 1; at its edge it is 0.
+    # An ellipse about the face, for models that repaint the background in a crop's corners too.
+    # The eyes lie at 0.44 to 0.52, the chin at 0.9; the wide feather hides what is about them.
+    "face": ((0.50, 0.53), (0.43, 0.47), 2, 0.60),
+    # As much as there may be of the face's skin, see ``skin``: what a model makes of hair and
+    # background is worse than the photo's own.
+    "skin": ((0.50, 0.52), (0.47, 0.48), 2.5, 0.60),
+    # The crop up to its border, corners rounded: for models whose work is hair as well, and who
+    # leave the background alone, or repaint everything in another manner.
+    "crop": ((0.50, 0.50), (0.50, 0.50), 6, 0.68),
+}
+SKIN_SIDE = 112  # px; more finds the same, slower
+# Ellipses of a face: how far below the eyes' middle, and their radii, in distances from eyes to
+# mouth. One of nothing but face, and one of mostly face, where the search begins: not up to the
+# hair, which would join the face.
+SKIN_SURE = (0.37, (0.70, 1.06))
+SKIN_PRIOR = (0.43, (1.06, 1.22))
+SKIN_FEATHER = 0.02  # share of the side
+# Of what hair's colours differ by where they differ most: where it is hair, where it may be, where
+# it may be though it looks like skin, where it is none.
+HAIR_MOST = 0.97  # quantile
+HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
+HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it
+HAIR_SMOOTH = 0.015  # share of the side
+JUST_TOLD = 2.3  # CIELAB distance of colours that an eye can just tell apart (Mahy et al., 1994)
+SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: a bald head
+WALL_SAMPLES = 500
+
+
+def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
+    """(height, width) mask of what ``paste`` may change; exactly 0 elsewhere."""
+    mask = np.zeros((height, width), np.float32)
+    window, to_window = window_of(aligned, height, width)
+    if window is not None:
+        mask[window] = window_mask(aligned, to_window, mask[window].shape)
+    return mask
+
+
+def window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
+    """The same in a window of the picture, whose left and top are ``corner``."""
+    if aligned.template_52 is None:
+        return np.ones(shape, np.float32)
+    masks = [_part_mask(aligned, aligned.template_52, part) for part in aligned.pasted]
+    placed = [
+        to_picture(mask, aligned, corner, shape, len(mask), outside_is_zero=True) for mask in masks
+    ]
+    return np.asarray(np.maximum.reduce(placed), np.float32)
+
+
+def _part_mask(aligned: AlignedFace, template_52: NDArray[np.float64], part: str) -> Floats:
+    if part == "skin":
+        return crop_mask(SKIN_SIDE, part) * skin(aligned.crop_HWC, template_52)
+    if part == "hair":
+        assert aligned.colours_HW is not None, "hair is found by where its colours differ"
+        found = hair(aligned.crop_HWC, aligned.colours_HW, template_52)
+        return crop_mask(SKIN_SIDE, "crop") * found
+    return crop_mask(MASK_SIDE, part)
+
+
+def crop_mask(side: int, pasted: str = "face") -> Floats:
+    """(side, side) feathered mask in crop coordinates: 1 over what is pasted, 0 at the border."""
+    centre, radii, power, core = MASKS[pasted]
+    t = np.clip((1 - _away(side, centre, radii, power)) / (1 - core), 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
+
+
+def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
+    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of the face's middle: the
+    face up to hair, headscarf and wall, ears and neck with it.
+
+    GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004): two mixtures of colours, face and rest,
+    and the shortest border along edges. The same bytes for the same crop.
+
+    Args:
+        template_52: where the landmarks lie, as shares of the side.
+    """
+    labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
+    labels[_within(SKIN_PRIOR, template_52)] = cv2.GC_PR_FGD
+    labels[_within(SKIN_SURE, template_52)] = cv2.GC_FGD
+    return _feathered(_coloured_alike(crop_HWC, labels))
+
+
+def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]) -> Floats:
+    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of where hair is.
+
+    Where that is, the model knows: asked for one colour of hair and for another, it makes results
+    that differ there. GrabCut takes it from there to the photo's edges, as for ``skin``. Where that
+    is mostly wall, for the head is bald, none of it is sure but what lies on the skin, and what
+    remains is the scalp. What does not touch the head is none of it.
+
+    Args:
+        colours_HW: how far the results differ, at any size.
+        template_52: where the landmarks lie, as shares of the side.
+    """
+    size = (SKIN_SIDE, SKIN_SIDE)
+    skin_HW = skin(crop_HWC, template_52)
+    face, may_be_skin = _within(HAIR_NEVER, template_52), skin_HW > 0.1
+    smooth = cv2.GaussianBlur(colours_HW, (0, 0), HAIR_SMOOTH * len(colours_HW))
+    apart = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
+    differs = apart / max(float(np.quantile(apart[~face], HAIR_MOST)), 1e-6)
+    labels = np.full(size, cv2.GC_PR_BGD, np.uint8)
+    labels[differs > HAIR_PRIOR] = cv2.GC_PR_FGD
+    labels[differs > HAIR_SURE] = cv2.GC_FGD
+    # What is as grey as skin is hair where it would differ by much.
+    labels[(skin_HW > 0.9) & (differs < HAIR_ON_SKIN)] = cv2.GC_BGD
+    labels[(differs < HAIR_NONE) | face] = cv2.GC_BGD
+    above = np.arange(SKIN_SIDE)[:, None] < SKIN_SIDE * template_52[:2, 1].mean()
+    wall = (labels == cv2.GC_BGD) & ~may_be_skin & above
+    supposed = (labels == cv2.GC_FGD) & ~may_be_skin
+    as_wall = _alike(_small(crop_HWC), supposed, wall)
+    if as_wall.sum() > SAME_AS_WALL * supposed.sum():
+        labels[supposed] = cv2.GC_PR_FGD
+        labels[as_wall] = cv2.GC_BGD
+    found = _coloured_alike(crop_HWC, labels)
+    return _feathered(found & _joined(found | face | (skin_HW > 0.5), face))
+
+
+def _away(
+    side: int, centre: tuple[float, float], radii: tuple[float, float], power: float
+) -> Floats:
+    """(side, side) distances from a superellipse's centre; 1 on it."""
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    x, y = (np.abs(axis - centre[i]) / radii[i] for i in (0, 1))
+    return np.asarray((x[None] ** power + y[:, None] ** power) ** (1 / power), np.float32)
+
+
+def _within(
+    ellipse: tuple[float, tuple[float, float]], template_52: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(SKIN_SIDE, SKIN_SIDE) inside one of a face's ellipses."""
+    eyes, mouth = template_52[:2].mean(axis=0), template_52[3:].mean(axis=0)
+    unit = float(np.hypot(*(mouth - eyes)))
+    below, (across, along) = ellipse
+    centre = (float(eyes[0]), float(eyes[1]) + below * unit)
+    return np.asarray(_away(SKIN_SIDE, centre, (across * unit, along * unit), 2) < 1)
+
+
+def _alike(
+    rgb_HWC: Pixels, these_HW: NDArray[np.bool_], those_HW: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(H, W) those of some pixels whose colour an eye finds among others too."""
+    lab_HWC = cv2.cvtColor(rgb_HWC.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    these_N3, those_M3 = lab_HWC[these_HW], lab_HWC[those_HW]
+    alike_HW = np.zeros_like(these_HW)
+    if len(those_M3):
+        some_M3 = those_M3[:: -(-len(those_M3) // WALL_SAMPLES)]
+        apart_NM = np.linalg.norm(these_N3[:, None] - some_M3, axis=2)
+        alike_HW[these_HW] = apart_NM.min(axis=1) < JUST_TOLD
+    return alike_HW
+
+
+def _small(crop_HWC: Pixels) -> Pixels:
+    """At SKIN_SIDE."""
+    reduces = len(crop_HWC) > SKIN_SIDE
+    interpolation = cv2.INTER_AREA if reduces else cv2.INTER_CUBIC
+    resized = cv2.resize(crop_HWC, (SKIN_SIDE, SKIN_SIDE), interpolation=interpolation)
+    return np.asarray(resized, np.uint8)
+
+
+def _coloured_alike(crop_HWC: Pixels, labels_HW: Pixels) -> NDArray[np.bool_]:
+    """GrabCut's cut; ``labels_HW``, SKIN_SIDE square, say where it begins."""
+    bgr = _small(crop_HWC)[..., ::-1]
+    if np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
+        cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
+        rest, inside = np.zeros((1, 65)), np.zeros((1, 65))
+        everywhere = (0, 0, SKIN_SIDE, SKIN_SIDE)  # not looked at where there are labels
+        cv2.grabCut(
+            np.ascontiguousarray(bgr), labels_HW, everywhere, rest, inside, 1, cv2.GC_INIT_WITH_MASK
+        )
+    return np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD))
+
+
+def _joined(these_HW: NDArray[np.bool_], to_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(H, W) the connected parts of some pixels that hold any of others."""
+    _, parts_HW = cv2.connectedComponents(these_HW.astype(np.uint8))
+    return np.isin(parts_HW, np.unique(parts_HW[these_HW & to_HW]))
+
+
+def _feathered(mask_HW: NDArray[np.bool_]) -> Floats:
+    """A cut as a mask with a soft edge."""
+    sigma = SKIN_FEATHER * SKIN_SIDE
+    return np.asarray(cv2.GaussianBlur(mask_HW.astype(np.float32), (0, 0), sigma), np.float32)

@@ -1,0 +1,237 @@
+"""A restyled crop back into its picture, or as a picture of its own. Pure functions, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
+from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
+
+DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
+TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
+DRAWING_SIGMA = 0.08  # the same of a drawing, which has no features as wide as a cheek
+GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
+GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
+FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
+MAX_FIRM = 4  # times; larger drawings are enlarged on from there, their lines firm already
+
+
+def paste(
+    picture_HWC: Pixels,
+    aligned: AlignedFace,
+    result_HWC: Pixels,
+    *,
+    detail: float = DETAIL,
+    tone: float = 0.0,
+    drawing: bool = False,
+) -> Pixels:
+    """The picture with the face's restyled crop put back; pixels outside the mask are untouched.
+
+    A face larger than the crop keeps its own fine detail: not the crop but the model's
+    *change* is enlarged, by a guided filter (He et al., PAMI 2013; fast variant 2015) whose
+    guide is the photo, so that the change ends where the photo's edges are.
+
+    Blending is in perceptual (sRGB) values: over the wide feather the two sides differ
+    little, and linear light would widen the darker side's edge.
+
+    Args:
+        result_HWC: (side, side, 3), the restyled ``aligned.crop_HWC``.
+        detail: 0 takes the enlarged crop alone; 0.5 lays all of the model's change over all of
+            the photo's fine detail; 1 lets through only the change that follows the photo's own
+            edges, which keeps most of the person and least of the style.
+        tone: how much of the photo's skin tone and light stays: 0 takes the result's, 1 takes
+            from the result only what is finer than ``TONE_SIGMA``, features and not their light.
+        drawing: whether the result is one, and its lines are to be firm, see ``firm_lines``.
+    """
+    height, width = picture_HWC.shape[:2]
+    output = picture_HWC.copy()
+    window, to_window = window_of(aligned, height, width)
+    if window is None:
+        return output
+    mask = window_mask(aligned, to_window, output[window].shape[:2])
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return output
+    # What is pasted is often half of what was cut.
+    within = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    mask, pasted = mask[within][..., None], output[window][within]
+    to_window = (to_window[0] + int(columns[0]), to_window[1] + int(rows[0]))
+    side, shape = len(result_HWC), mask.shape[:2]
+    source = pasted.astype(np.float32) / 255
+    crop = aligned.crop_HWC.astype(np.float32) / 255
+    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, drawing)
+
+    def enlarge(values: Floats) -> Floats:
+        return to_picture(values, aligned, to_window, shape, len(values))
+
+    times = min(round(1 / aligned.scale), MAX_FIRM)
+    plain = enlarge(firm_lines(result, times) if drawing else result)
+    # A face no larger than the crop has no detail that the crop lacks; from twice as large on,
+    # all of it counts.
+    detail *= min(max(1 / aligned.scale - 1, 0.0), 1.0)
+    if detail > 0:
+        gain, offset = _guided_coefficients(_luminance(crop), result - crop, side)
+        # What the guide cannot explain at the crop's own size is enlarged as it is: brought back
+        # to the crop's size, the change is then the model's own again.
+        rest = result - crop - (gain * _luminance(crop)[..., None] + offset)
+        offset = offset + min(1.0, 2 - 2 * detail) * rest
+        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset)
+        kept = source + change
+        # Where the model changes much, the photo's detail (a beard's stubble, a brow) is no
+        # longer that of the result: let it fade.
+        mean = np.asarray(cv2.transform(np.abs(change), np.full((1, 3), 1 / 3)), np.float32)
+        share = min(1.0, 2 * detail) / (1 + (mean[..., None] / FINE_KEEP) ** 2)
+        plain = plain + share * (kept - plain)
+    blended = source + mask * (np.clip(plain, 0, 1) - source)
+    # Where the mask is 0, a byte over 255 comes back as that byte.
+    pasted[:] = np.rint(255 * blended)
+    return output
+
+
+def drawn(aligned: AlignedFace, drawing_HWC: Pixels, *, tone: float = 0.0) -> Pixels:
+    """A drawing of a face as a picture of its own: ``MAX_FIRM`` times the crop's side, its lines
+    firm, and of the photo as much ``tone`` as in ``paste``.
+
+    Args:
+        drawing_HWC: (side, side, 3), what became of ``aligned.crop_HWC``.
+    """
+    crop, drawing = (x.astype(np.float32) / 255 for x in (aligned.crop_HWC, drawing_HWC))
+    lines = firm_lines(_in_tone(drawing, crop, tone, drawing=True), MAX_FIRM)
+    return np.rint(255 * np.clip(lines, 0, 1)).astype(np.uint8)
+
+
+def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
+    """A drawing enlarged to ``times`` its side as a drawing is: flat areas, and lines with ends and
+    edges, where an interpolation has blurs.
+
+    A coherence-enhancing shock filter (Weickert, DAGM 2003): across a line, along the structure
+    tensor's larger eigenvector, what curves like a ridge grows and what curves like a valley
+    shrinks, until both meet at the edge between them. Lengths follow the drawing's own pixel.
+    """
+    if times <= 1:
+        return drawing_HWC
+    side = times * len(drawing_HWC)
+    drawing = np.asarray(
+        cv2.resize(drawing_HWC, (side, side), interpolation=cv2.INTER_CUBIC), np.float32
+    )
+
+    def smooth(x: Floats, pixels: float) -> Floats:
+        return np.asarray(cv2.GaussianBlur(x, (0, 0), pixels * times), np.float32)
+
+    def derived(x: Floats, by_x: int, by_y: int, size: int) -> Floats:
+        return np.asarray(cv2.Sobel(x, cv2.CV_32F, by_x, by_y, ksize=size), np.float32)
+
+    kernel = np.ones((3, 3), np.uint8)
+    for _ in range(times + 1):  # each moves an edge by a pixel of the large drawing at most
+        grey = smooth(_luminance(drawing), 0.5)
+        x, y = derived(grey, 1, 0, 3), derived(grey, 0, 1, 3)
+        # Cosine and sine of twice the eigenvector's angle, times the tensor's anisotropy.
+        cosine, sine = smooth(x * x - y * y, 0.9), smooth(2 * x * y, 0.9)
+        anisotropy = np.maximum(np.hypot(cosine, sine), np.finfo(np.float32).tiny)
+        xx, yy, xy = derived(grey, 2, 0, 5), derived(grey, 0, 2, 5), derived(grey, 1, 1, 5)
+        curvature = xx + yy + (cosine * (xx - yy) + 2 * sine * xy) / anisotropy
+        grown, shrunk = cv2.dilate(drawing, kernel), cv2.erode(drawing, kernel)
+        drawing += 0.4 * (np.where(curvature[..., None] < 0, grown, shrunk) - drawing)
+    # Edges that moved by whole pixels are stairs.
+    return smooth(drawing, 0.18)
+
+
+def reshape(
+    picture_HWC: Pixels, aligned: AlignedFace, flow_HW2: Floats
+) -> tuple[Pixels, AlignedFace]:
+    """Picture and crop with the face's shape moved, each at its own resolution: what is displaced
+    stays as sharp as the photo. Nothing moves at the crop's border or beyond.
+
+    Args:
+        flow_HW2: (x, y) displacements over the crop, any size, in shares of the crop's side; at p
+            comes what was at p + flow.
+    """
+    height, width = picture_HWC.shape[:2]
+    output, side = picture_HWC.copy(), len(aligned.crop_HWC)
+    flow_HW2 = np.asarray(flow_HW2, np.float32)
+    in_crop = cv2.resize(side * flow_HW2, (side, side), interpolation=cv2.INTER_CUBIC)
+    crop_HWC = _displaced(aligned.crop_HWC, np.asarray(in_crop, np.float32), cv2.INTER_LINEAR)
+    moved = replace(aligned, crop_HWC=crop_HWC)
+    window, to_window = window_of(aligned, height, width)
+    if window is None:
+        return output, moved
+    to_picture_22 = cv2.invertAffineTransform(aligned.to_crop_23)[:, :2].astype(np.float32)
+    fine = cv2.resize(
+        side * flow_HW2 @ to_picture_22.T, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_CUBIC
+    )
+    in_picture = to_picture(
+        crop_mask(MASK_SIDE, "crop")[..., None] * fine, aligned, to_window,
+        output[window].shape[:2], MASK_SIDE, outside_is_zero=True,
+    )  # fmt: skip
+    output[window] = _displaced(output[window], in_picture, cv2.INTER_CUBIC)
+    return output, moved
+
+
+def overlay(picture_HWC: Pixels, aligned: AlignedFace, heat_HW: Floats) -> Pixels:
+    """The picture with a heatmap (any size, any range) half and half over the face's mask, in
+    the colours of U-GAT-IT's paper: blue the least, red the most."""
+    height, width = picture_HWC.shape[:2]
+    output = picture_HWC.copy()
+    window, to_window = window_of(aligned, height, width)
+    if window is None:
+        return output
+    least, most = float(heat_HW.min()), float(heat_HW.max())
+    heat = (heat_HW - least) / (most - least or 1.0)
+    # Cubic, as to_picture enlarges: a map of 16 px must not show its squares.
+    fine = cv2.resize(
+        heat.astype(np.float32), (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_CUBIC
+    )
+    shape = output[window].shape[:2]
+    placed = to_picture(
+        np.asarray(fine, np.float32), aligned, to_window, shape, MASK_SIDE, outside_is_zero=True
+    )
+    bgr = cv2.applyColorMap(np.rint(np.clip(placed, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)
+    share = 0.5 * window_mask(aligned, to_window, shape)[..., None]
+    mixed = output[window] + share * (bgr[..., ::-1].astype(np.float32) - output[window])
+    output[window] = np.rint(mixed).astype(np.uint8)
+    return output
+
+
+def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tuple[Floats, Floats]:
+    """gain, offset (H, W, 3) with change ≈ gain · guide + offset in every window."""
+    size = 2 * max(1, round(GUIDE_RADIUS * side)) + 1
+
+    def mean(x: Floats) -> Floats:
+        return np.asarray(cv2.blur(x, (size, size), borderType=cv2.BORDER_REFLECT_101), np.float32)
+
+    guide = guide_HW[..., None]
+    mean_guide = mean(guide_HW)[..., None]
+    mean_change = mean(change_HWC)
+    variance = mean(guide_HW * guide_HW)[..., None] - mean_guide**2
+    covariance = mean(guide * change_HWC) - mean_guide * mean_change
+    gain = covariance / (variance + GUIDE_EPS)
+    return mean(gain), mean(mean_change - gain * mean_guide)
+
+
+def _in_tone(result: Floats, crop: Floats, tone: float, drawing: bool = False) -> Floats:
+    """The result with as much of the crop's skin tone and light."""
+    if tone == 0:
+        return result
+    sigma = (DRAWING_SIGMA if drawing else TONE_SIGMA) * len(crop)
+    apart = cv2.GaussianBlur(crop - result, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(result + tone * apart, np.float32)
+
+
+def _displaced(values_HWC: Pixels, flow_HW2: Floats, interpolation: int) -> Pixels:
+    """At each pixel what was ``flow`` px further."""
+    height, width = values_HWC.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.asarray(
+        cv2.remap(
+            values_HWC, x + flow_HW2[..., 0], y + flow_HW2[..., 1], interpolation,
+            borderMode=cv2.BORDER_REFLECT_101,
+        ),
+        np.uint8,
+    )  # fmt: skip
+
+
+def _luminance(rgb_HWC: Floats) -> Floats:
+    return rgb_HWC @ np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 luma
