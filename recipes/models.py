@@ -198,7 +198,6 @@ RECIPES = {
         pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         eyes=1.8,  # drawings' are so much larger; narrow ones were taken for creases
-        both_ways=True,
         held_out=True,
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
