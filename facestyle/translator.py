@@ -296,9 +296,11 @@ class Translator:
         """How far the results of the card's colours of hair differ, which is most where hair is:
         (N, H, W), see ``masks.hair``."""
         # As if of faces without attributes: nobody has to look for them, and the place is the same.
+        # One way, for that is as good to see where.
+        edits = [Edit(on=(colour,), source=()) for colour in self.card.on_hair]
         images = [
-            self.translate(faces_NCHW, self.edited(Edit(on=(colour,), source=())))
-            for colour in self.card.on_hair
+            np.clip(self.backend.run("generator", faces_NCHW, self.labels(faces_NCHW, one)), -1, 1)
+            for one in edits
         ]
         return np.asarray(np.ptp(np.stack(images), axis=0).mean(axis=1))
 
