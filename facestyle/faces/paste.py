@@ -12,7 +12,7 @@ from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
 
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
-DRAWING_SIGMA = 0.08  # the same of a drawing, which has no features as wide as a cheek
+DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and scarf are seen as well
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -62,7 +62,7 @@ def paste(
     side, shape = len(result_HWC), mask.shape[:2]
     source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
-    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, drawing)
+    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, TONE_SIGMA)
 
     def enlarge(values: Floats) -> Floats:
         return to_picture(values, aligned, to_window, shape, len(values))
@@ -99,7 +99,7 @@ def drawn(aligned: AlignedFace, drawing_HWC: Pixels, *, tone: float = 0.0) -> Pi
         drawing_HWC: (side, side, 3), what became of ``aligned.crop_HWC``.
     """
     crop, drawing = (x.astype(np.float32) / 255 for x in (aligned.crop_HWC, drawing_HWC))
-    lines = firm_lines(_in_tone(drawing, crop, tone, drawing=True), MAX_FIRM)
+    lines = firm_lines(_in_tone(drawing, crop, tone, DRAWING_SIGMA), MAX_FIRM)
     return np.rint(255 * np.clip(lines, 0, 1)).astype(np.uint8)
 
 
@@ -211,11 +211,11 @@ def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tup
     return mean(gain), mean(mean_change - gain * mean_guide)
 
 
-def _in_tone(result: Floats, crop: Floats, tone: float, drawing: bool = False) -> Floats:
+def _in_tone(result: Floats, crop: Floats, tone: float, sigma: float) -> Floats:
     """The result with as much of the crop's skin tone and light."""
     if tone == 0:
         return result
-    sigma = (DRAWING_SIGMA if drawing else TONE_SIGMA) * len(crop)
+    sigma *= len(crop)
     apart = cv2.GaussianBlur(crop - result, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(result + tone * apart, np.float32)
 
