@@ -23,7 +23,7 @@ from facestyle.faces.align import (
     with_larger_eyes,
 )
 from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin
-from facestyle.faces.paste import firm_lines, paste, reshape
+from facestyle.faces.paste import MAX_FIRM, drawn, firm_lines, paste, reshape
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 
@@ -359,6 +359,23 @@ def test_a_firm_line_has_no_stairs(slope: float) -> None:
     assert across > 0.2  # firm: a soft edge of these has 0.06
     # Of a smooth edge a row differs from the next by the slope; a stair is the whole edge at once.
     assert along < (slope + 0.2) * across
+
+
+def test_a_drawing_alone_is_flat_between_its_lines() -> None:
+    """Hatches of 10 grey levels go, a line of 60 stays as steep as without them."""
+    hatched = np.full((SIDE, SIDE, 3), 180, np.uint8)
+    hatched[::4] -= 10
+    plain = np.full((SIDE, SIDE, 3), 178, np.uint8)
+    for drawing in (hatched, plain):
+        drawing[:, 30:34] = 118
+    aligned = AlignedFace(crop_HWC=plain, to_crop_23=np.eye(2, 3))
+    flat, reference = (drawn(aligned, one)[..., 0].astype(int) for one in (hatched, plain))
+    assert flat.shape == (MAX_FIRM * SIDE, MAX_FIRM * SIDE)
+    beside = slice(40, 80)
+    assert np.ptp(flat[40:-40, beside]) <= 4
+    assert np.ptp(firm_lines(hatched.astype(np.float32), MAX_FIRM)[40:-40, beside, 0]) >= 8
+    steep, expected = (np.abs(np.diff(one[40:-40], axis=1)).max() for one in (flat, reference))
+    assert steep > 0.9 * expected > 20
 
 
 def test_a_drawing_is_pasted_with_firm_lines_and_only_where_it_is_enlarged() -> None:
