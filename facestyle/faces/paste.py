@@ -93,7 +93,7 @@ def paste(
 
 
 def drawn(aligned: AlignedFace, drawing_HWC: Pixels, *, tone: float = 0.0) -> Pixels:
-    """A drawing of a face as a picture of its own: ``MAX_FIRM`` times the crop's side, areas flat and
+    """A drawing of a face as a picture of its own: ``MAX_FIRM`` times the crop's side, areas flat,
     lines firm, and of the photo as much ``tone`` as in ``paste``.
 
     Args:
