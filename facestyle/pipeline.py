@@ -17,7 +17,7 @@ from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
 from facestyle.faces.align import AlignedFace, align, whole
 from facestyle.faces.masks import hair
-from facestyle.faces.paste import DETAIL, drawn, overlay, paste, reshape
+from facestyle.faces.paste import DETAIL, drawn, in_own_colour, overlay, paste, reshape
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
 
@@ -193,30 +193,44 @@ def networks(
     crops_NCHW: np.ndarray, model: Translator, style: Style, template_52: np.ndarray | None
 ) -> Made:
     """All that the model computes for crops in a style."""
-    parts, edit = parts_changed(model.card, style), style.edit
+    card, edit = model.card, style.edit
     # Of a ready crop, which has no landmarks, all goes back.
-    if edit is None or template_52 is None or "hair" not in parts:
+    if edit is None or template_52 is None:
         images_NCHW = model.translate(crops_NCHW, style, template_52)
         return Made(images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style))
+    # Hair and the rest each by itself: asked for both, a model does of each a little to the other.
+    coloured, rest = edit.among(card.on_hair), edit.among(set(card.domains) - set(card.on_hair))
+    if rest.names:
+        style = model.edited(rest)
+    images_NCHW = model.translate(crops_NCHW, style, template_52)
+    flow_NHW2 = model.flow(crops_NCHW, style)
+    if rest.names and set(rest.names) <= set(card.on_skin):
+        images_NCHW = _in_own_colour(images_NCHW, crops_NCHW, flow_NHW2)
+    if not coloured.names:
+        return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2)
     colours_NHW = model.hair_colours(crops_NCHW)
-    if parts == ("hair",):
-        images_NCHW = model.translate(crops_NCHW, style, template_52)
-    else:
-        # Each by itself: asked for both at once, a model does of each a little to the other.
-        others = set(model.card.domains) - set(model.card.on_hair)
-        style, coloured = (model.edited(edit.among(d)) for d in (others, model.card.on_hair))
-        rest_NCHW, hair_NCHW = (
-            model.translate(crops_NCHW, one, template_52) for one in (style, coloured)
-        )
+    if rest.names:
+        hair_NCHW = model.translate(crops_NCHW, model.edited(coloured), template_52)
         masks_N1HW = np.stack(
             [
                 cv2.resize(hair(crop_HWC, colours_HW, template_52), colours_HW.shape)[None]
                 for crop_HWC, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
             ]
         )
-        images_NCHW = rest_NCHW + masks_N1HW * (hair_NCHW - rest_NCHW)
-    return Made(
-        images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style), colours_NHW=colours_NHW
+        images_NCHW = images_NCHW + masks_N1HW * (hair_NCHW - images_NCHW)
+    return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2, colours_NHW=colours_NHW)
+
+
+def _in_own_colour(
+    images_NCHW: np.ndarray, crops_NCHW: np.ndarray, flow_NHW2: np.ndarray | None
+) -> np.ndarray:
+    flows = [None] * len(images_NCHW) if flow_NHW2 is None else flow_NHW2
+    pairs = zip(images_NCHW, crops_NCHW, flows, strict=True)
+    return np.stack(
+        [
+            in_own_colour(one.transpose(1, 2, 0), crop.transpose(1, 2, 0), flow).transpose(2, 0, 1)
+            for one, crop, flow in pairs
+        ]
     )
 
 
@@ -242,7 +256,7 @@ def restyled(
 def parts_changed(card: ModelCard, style: Style) -> tuple[str, ...]:
     """What of a face's crop a style changes, as the card says: of ``masks.MASKS``, or ``hair``."""
     edit = style.edit
-    changed = {*edit.on, *edit.off, *edit.flip} if edit else {style.domain}
+    changed = set(edit.names) if edit else {style.domain}
     rest = changed - set(card.on_hair)
     parts = [] if rest == changed else ["hair"]
     if rest:

@@ -45,6 +45,11 @@ class Edit:
     source: tuple[str, ...] | None = None
     """The attributes that the picture has; None to let the model's classifier say it."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes that it changes."""
+        return tuple(dict.fromkeys((*self.on, *self.off, *self.flip)))
+
     def among(self, domains: Collection[str]) -> Edit:
         """What of it is asked of these attributes."""
 
@@ -328,7 +333,7 @@ class Translator:
         if edit is None or not self.card.relative:
             return [style]
         groups = {name: tuple(group) for group in self._groups() for name in group}
-        wanted = dict.fromkeys(groups.get(n, (n,)) for n in (*edit.on, *edit.off, *edit.flip))
+        wanted = dict.fromkeys(groups.get(name, (name,)) for name in edit.names)
         return [self.edited(edit.among(names)) for names in wanted]
 
     def _wish(self, faces_NCHW: np.ndarray, style: Style) -> tuple[np.ndarray, ...]:
@@ -370,7 +375,7 @@ class Translator:
         """
         names = self.card.domains
         sets = [group.split(",") for group in self.card.attribute_sets] or [list(names)]
-        wanted = {*edit.on, *edit.off, *edit.flip}
+        wanted = set(edit.names)
         chosen = [wanted <= set(members) for members in sets]
         if not any(chosen):
             raise UsageError(

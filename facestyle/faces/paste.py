@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
 from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
@@ -13,6 +14,7 @@ from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
 DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and scarf are seen as well
+SKIN_COLOUR = 0.3  # of a change of colour, where light is what a change is about
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -151,6 +153,23 @@ def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
     return smooth(drawing, 0.18)
 
 
+def in_own_colour(result_HWC: Floats, crop_HWC: Floats, flow_HW2: Floats | None = None) -> Floats:
+    """A result with the light that a model gave it, and of the change of colour ``SKIN_COLOUR``.
+
+    For what a model does to skin to change an expression or an age: lines, teeth and shade are
+    light, and what comes with them of colour is mostly stains.
+
+    Args:
+        result_HWC, crop_HWC: float32, of any range.
+        flow_HW2: how the crop's shape was moved in the result, see ``reshape``.
+    """
+    if flow_HW2 is not None:
+        crop_HWC = _displaced(crop_HWC, _in_crop(flow_HW2, len(crop_HWC)), cv2.INTER_LINEAR)
+    change = result_HWC - crop_HWC
+    light = _luminance(change)[..., None]
+    return np.asarray(crop_HWC + light + SKIN_COLOUR * (change - light), np.float32)
+
+
 def reshape(
     picture_HWC: Pixels, aligned: AlignedFace, flow_HW2: Floats
 ) -> tuple[Pixels, AlignedFace]:
@@ -164,8 +183,7 @@ def reshape(
     height, width = picture_HWC.shape[:2]
     output, side = picture_HWC.copy(), len(aligned.crop_HWC)
     flow_HW2 = np.asarray(flow_HW2, np.float32)
-    in_crop = cv2.resize(side * flow_HW2, (side, side), interpolation=cv2.INTER_CUBIC)
-    crop_HWC = _displaced(aligned.crop_HWC, np.asarray(in_crop, np.float32), cv2.INTER_LINEAR)
+    crop_HWC = _displaced(aligned.crop_HWC, _in_crop(flow_HW2, side), cv2.INTER_LINEAR)
     moved = replace(aligned, crop_HWC=crop_HWC)
     window, to_window = window_of(aligned, height, width)
     if window is None:
@@ -232,16 +250,20 @@ def _in_tone(result: Floats, crop: Floats, tone: float, sigma: float) -> Floats:
     return np.asarray(result + tone * apart, np.float32)
 
 
-def _displaced(values_HWC: Pixels, flow_HW2: Floats, interpolation: int) -> Pixels:
+def _in_crop(flow_HW2: Floats, side: int) -> Floats:
+    """Displacements in shares of a crop's side, of any size, as px at each of its pixels."""
+    flow_HW2 = np.asarray(flow_HW2, np.float32)
+    enlarged = cv2.resize(side * flow_HW2, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(enlarged, np.float32)
+
+
+def _displaced(values_HWC: NDArray, flow_HW2: Floats, interpolation: int) -> NDArray:
     """At each pixel what was ``flow`` px further."""
     height, width = values_HWC.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return np.asarray(
-        cv2.remap(
-            values_HWC, x + flow_HW2[..., 0], y + flow_HW2[..., 1], interpolation,
-            borderMode=cv2.BORDER_REFLECT_101,
-        ),
-        np.uint8,
+    return cv2.remap(
+        np.ascontiguousarray(values_HWC), x + flow_HW2[..., 0], y + flow_HW2[..., 1],
+        interpolation, borderMode=cv2.BORDER_REFLECT_101,
     )  # fmt: skip
 
 
