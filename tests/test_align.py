@@ -23,7 +23,15 @@ from facestyle.faces.align import (
     with_larger_eyes,
 )
 from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin
-from facestyle.faces.paste import MAX_FIRM, drawn, firm_lines, paste, reshape
+from facestyle.faces.paste import (
+    MAX_FIRM,
+    SKIN_COLOUR,
+    drawn,
+    firm_lines,
+    in_own_colour,
+    paste,
+    reshape,
+)
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 
@@ -359,6 +367,29 @@ def test_a_firm_line_has_no_stairs(slope: float) -> None:
     assert across > 0.2  # firm: a soft edge of these has 0.06
     # Of a smooth edge a row differs from the next by the slope; a stair is the whole edge at once.
     assert along < (slope + 0.2) * across
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_changes_in_its_own_colour_changes_its_light(moved: bool) -> None:
+    crop = noise_picture(SIDE, SIDE).astype(np.float32) / 255
+    flow = np.zeros((8, 8, 2), np.float32)
+    flow[2:6, 2:6] = 0.05 * moved
+    # Nothing was done but to move it.
+    still = reshape(
+        np.rint(255 * crop).astype(np.uint8),
+        AlignedFace(crop_HWC=np.rint(255 * crop).astype(np.uint8), to_crop_23=np.eye(2, 3)),
+        flow,
+    )[1].crop_HWC
+    same = still.astype(np.float32) / 255
+    assert bool(np.abs(same - crop).max() > 0.1) is moved
+    assert in_own_colour(same, crop, flow) == pytest.approx(same, abs=0.005)
+    # Light comes whole, of a colour as light as what was there SKIN_COLOUR.
+    lighter = in_own_colour(same + 0.1, crop, flow) - same
+    assert lighter == pytest.approx(0.1, abs=0.005)
+    tint = np.array([0.114, 0, -0.299], np.float32)
+    assert in_own_colour(same + tint, crop, flow) - same == pytest.approx(
+        np.broadcast_to(SKIN_COLOUR * tint, same.shape), abs=0.005
+    )
 
 
 def test_a_drawing_alone_is_flat_between_its_lines() -> None:

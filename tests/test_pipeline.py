@@ -12,9 +12,16 @@ from facestyle.batch import translate_together
 from facestyle.card import PASTED, ModelCard
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
-from facestyle.faces.align import EYE_REACH, align, template_points, whole, with_larger_eyes
+from facestyle.faces.align import (
+    EYE_REACH,
+    AlignedFace,
+    align,
+    template_points,
+    whole,
+    with_larger_eyes,
+)
 from facestyle.faces.masks import hair, paste_mask
-from facestyle.faces.paste import DETAIL, MAX_FIRM
+from facestyle.faces.paste import DETAIL, MAX_FIRM, SKIN_COLOUR
 from facestyle.images import to_model
 from facestyle.pipeline import (
     Made,
@@ -227,6 +234,38 @@ def test_of_several_differences_each_is_made_by_itself() -> None:
     # A generator that is given the label wanted is given all of it.
     model = Translator(colouring_model().card, MixingBackend())
     assert model.translate(faces_NCHW, model.edited(edit)).max() == -1
+
+
+class StainingBackend(ColouringBackend):
+    """Whatever comes reddens the face, as light as it was."""
+
+    def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+        made = super().run(role, *arrays)
+        if role == "generator":
+            made[:, 0] += 0.114
+            made[:, 2] -= 0.299
+        return made
+
+
+def test_what_is_done_to_skin_hardly_stains_it(picture: np.ndarray) -> None:
+    picture = np.rint(60 + picture * 0.5).astype(np.uint8)  # nothing is clipped
+    model = Translator(colouring_model().card, StainingBackend())
+    aligned = [align(picture, face_at(200, 150, 60).landmarks_52, "celeba", SIDE, "crop")]
+    before = aligned[0].crop_HWC.astype(float)
+
+    def stain(crops: list[AlignedFace], *on: str) -> np.ndarray:
+        (face,) = translate_crops(crops, model, model.edited(Edit(on=on, source=())))
+        change = face.result_HWC - before
+        return (change[..., 0] - change[..., 2])[SIDE // 2 :] / 127.5
+
+    full = pytest.approx(0.413, abs=0.01)
+    assert stain(aligned, "smile") == pytest.approx(SKIN_COLOUR * 0.413, abs=0.01)
+    assert stain(aligned, "glasses") == full  # no attribute of the skin
+    assert stain(aligned, "smile", "glasses") == full
+    assert stain([replace(aligned[0], template_52=None)], "smile") == full  # a ready crop
+    # With a colour of hair, where no hair is.
+    found = stain(aligned, "smile", "blond")
+    assert np.median(found) == pytest.approx(SKIN_COLOUR * 0.413, abs=0.01)
 
 
 class OneSidedBackend(MixingBackend):
