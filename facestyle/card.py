@@ -53,9 +53,9 @@ class ModelCard:
     its colours, so that hair and background stay the photo's, or all of the ``crop`` for models
     that change hair too (``faces.masks.MASKS``)."""
     on_skin: tuple[str, ...] = ()
-    """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is, and of
-    its colour little (``faces.paste.in_own_colour``): of a model that changes hair, the attributes
-    that it changes nothing of hair for."""
+    """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is, and
+    little of its colour (``faces.paste.in_own_colour``): of a model that changes hair, the
+    attributes that it changes nothing of hair for."""
     on_hair: tuple[str, ...] = ()
     """Attribute models: domains that are colours of hair, two or more. Of their change only that of
     the hair goes back, which is found by where their results differ (``faces.masks.hair``)."""
