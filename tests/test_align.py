@@ -290,6 +290,31 @@ def test_a_face_keeps_its_tone_and_takes_the_features(detail: float) -> None:
         assert np.median(row[middle]) - row[middle].mean(axis=1).min() > 50
 
 
+def test_a_face_that_keeps_its_tone_keeps_its_colour_in_the_features_too() -> None:
+    """Two stripes, one darker and one of another colour, as light as the skin."""
+    picture = np.full((300, 300, 3), (140, 110, 90), np.uint8)
+    aligned = align(picture, landmarks(250, 0, (150, 150)), "ffhq-512", SIDE)
+    high = round(0.06 * SIDE)
+    dark, tinted = (slice(at, at + high) for at in (round(0.45 * SIDE), round(0.6 * SIDE)))
+    result = aligned.crop_HWC.copy()
+    result[dark] -= 60
+    result[tinted] += np.array([57, 0, 0], np.uint8)
+    result[tinted] -= np.array([0, 29, 0], np.uint8)  # 0.299 of 57 is 0.587 of 29
+
+    def stripes(**options: float | bool) -> tuple[float, float]:
+        """How deep the dark one is, and how red and not green the other."""
+        row = paste(picture, aligned, result, detail=0, **options)[:, 150].astype(int)
+        change = row - picture[:, 150]
+        return float(-change.mean(axis=1).min()), float((change[:, 0] - change[:, 1]).max())
+
+    depth, redness = stripes(tone=0.0)
+    assert min(depth, redness) > 40
+    for tone, drawing, left in ((1.0, False, SKIN_COLOUR), (0.5, False, 0.65), (1.0, True, 1.0)):
+        darker, redder = stripes(tone=tone, drawing=drawing)
+        assert darker > 0.7 * depth
+        assert redder == pytest.approx(left * redness, rel=0.25)
+
+
 def test_a_brightness_change_keeps_the_fine_grain_and_detail_0_does_not() -> None:
     picture = noise_picture(600, 600)
     aligned = align(picture, landmarks(500, 0, (300, 300)), "ffhq-512", SIDE)

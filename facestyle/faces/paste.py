@@ -46,7 +46,8 @@ def paste(
             the photo's fine detail; 1 lets through only the change that follows the photo's own
             edges, which keeps most of the person and least of the style.
         tone: how much of the photo's skin tone and light stays: 0 takes the result's, 1 takes
-            from the result only what is finer than ``TONE_SIGMA``, features and not their light.
+            from the result only what is finer than ``TONE_SIGMA``, features and not their light,
+            and of its colour ``SKIN_COLOUR``; of a drawing all.
         drawing: whether the result is one, and its lines are to be firm, see ``firm_lines``.
     """
     height, width = picture_HWC.shape[:2]
@@ -65,7 +66,8 @@ def paste(
     side, shape = len(result_HWC), mask.shape[:2]
     source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
-    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, TONE_SIGMA)
+    colour = 1.0 if drawing else SKIN_COLOUR
+    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, TONE_SIGMA, colour)
 
     def enlarge(values: Floats) -> Floats:
         return to_picture(values, aligned, to_window, shape, len(values))
@@ -241,13 +243,20 @@ def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tup
     return mean(gain), mean(mean_change - gain * mean_guide)
 
 
-def _in_tone(result: Floats, crop: Floats, tone: float, sigma: float) -> Floats:
-    """The result with as much of the crop's skin tone and light."""
+def _in_tone(
+    result: Floats, crop: Floats, tone: float, sigma: float, colour: float = 1.0
+) -> Floats:
+    """The result with as much of the crop's skin tone and light; at a tone of 1 with no more than
+    ``colour`` of what is done to the colour of what is finer."""
     if tone == 0:
         return result
     sigma *= len(crop)
-    apart = cv2.GaussianBlur(crop - result, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(result + tone * apart, np.float32)
+    change = result - crop
+    coarse = cv2.GaussianBlur(change, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    fine = change - coarse
+    light = _luminance(fine)[..., None]
+    fine = light + (1 - tone * (1 - colour)) * (fine - light)
+    return np.asarray(crop + (1 - tone) * coarse + fine, np.float32)
 
 
 def _in_crop(flow_HW2: Floats, side: int) -> Floats:

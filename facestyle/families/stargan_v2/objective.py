@@ -179,7 +179,8 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
 
 
 def keep_tone(fake_NCHW: Tensor, x_NCHW: Tensor, tone: float) -> Tensor:
-    """The results with so much of their sources' skin tone and light, as ``paste.paste`` has it.
+    """The results with so much of their sources' skin tone and light, as ``paste.paste`` has it
+    but for the colour of what is finer.
 
     Of the source before a painter moves it, which at this size is hardly another.
     """
