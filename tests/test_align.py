@@ -26,6 +26,7 @@ from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin
 from facestyle.faces.paste import (
     MAX_FIRM,
     SKIN_COLOUR,
+    TONE_COLOUR,
     drawn,
     firm_lines,
     in_own_colour,
@@ -309,7 +310,7 @@ def test_a_face_that_keeps_its_tone_keeps_its_colour_in_the_features_too() -> No
 
     depth, redness = stripes(tone=0.0)
     assert min(depth, redness) > 40
-    for tone, drawing, left in ((1.0, False, SKIN_COLOUR), (0.5, False, 0.65), (1.0, True, 1.0)):
+    for tone, drawing, left in ((1.0, False, TONE_COLOUR), (0.5, False, 0.75), (1.0, True, 1.0)):
         darker, redder = stripes(tone=tone, drawing=drawing)
         assert darker > 0.7 * depth
         assert redder == pytest.approx(left * redness, rel=0.25)

@@ -14,7 +14,8 @@ from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
 DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and scarf are seen as well
-SKIN_COLOUR = 0.3  # of a change of colour, where light is what a change is about
+TONE_COLOUR = 0.5  # of what is done to the colour of a feature on a face that keeps its skin tone
+SKIN_COLOUR = 0.3  # of what is done to colour, where light is what a change is about
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -47,7 +48,7 @@ def paste(
             edges, which keeps most of the person and least of the style.
         tone: how much of the photo's skin tone and light stays: 0 takes the result's, 1 takes
             from the result only what is finer than ``TONE_SIGMA``, features and not their light,
-            and of its colour ``SKIN_COLOUR``; of a drawing all.
+            and of its colour ``TONE_COLOUR``; of a drawing all.
         drawing: whether the result is one, and its lines are to be firm, see ``firm_lines``.
     """
     height, width = picture_HWC.shape[:2]
@@ -66,7 +67,7 @@ def paste(
     side, shape = len(result_HWC), mask.shape[:2]
     source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
-    colour = 1.0 if drawing else SKIN_COLOUR
+    colour = 1.0 if drawing else TONE_COLOUR
     result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, TONE_SIGMA, colour)
 
     def enlarge(values: Floats) -> Floats:
