@@ -4,7 +4,7 @@
         --photos ../shared/photos --weights ../shared/weights --work work/score
 
 What is measured follows from the model's card. On whole photos, through ``facestyle.restyle``,
-the path that users take:
+the path that users take (drawings pasted, as by ``--paste``):
 
 identity   cosine of a face embedding (MobileFaceNet) between photo and result
 change     mean colour distance between the faces of photo and result, CIE76
