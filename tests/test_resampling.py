@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.resampling import DoublingConv, HalvingConv, doubled
+from facestyle.training import computes_bf16
 
 
 def near(found: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:
@@ -78,6 +79,8 @@ def test_second_derivatives_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONVS)
 def test_under_bfloat16_autocast_it_loses_no_more_than_the_plain_one(name: str) -> None:
+    if "doubling" in name and not computes_bf16("cpu"):
+        pytest.skip("this CPU imitates bfloat16: torch's transposed convolution rounds every sum")
     torch.manual_seed(0)
     conv, x = CONVS[name](32, 32), torch.randn(2, 32, 16, 16)
     exact = plain(conv, x)

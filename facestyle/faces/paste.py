@@ -16,6 +16,7 @@ TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of t
 DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and scarf are seen as well
 TONE_COLOUR = 0.5  # of what is done to the colour of a feature on a face that keeps its skin tone
 SKIN_COLOUR = 0.3  # of what is done to colour, where light is what a change is about
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, Rec. 601
 GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
 GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
@@ -278,4 +279,4 @@ def _displaced(values_HWC: NDArray, flow_HW2: Floats, interpolation: int) -> NDA
 
 
 def _luminance(rgb_HWC: Floats) -> Floats:
-    return rgb_HWC @ np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 luma
+    return rgb_HWC @ np.array(LUMA, np.float32)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.augment import diff_augment
-from facestyle.faces.paste import TONE_SIGMA
+from facestyle.faces.paste import LUMA, TONE_COLOUR, TONE_SIGMA
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
     MappingNetwork,
@@ -179,8 +179,7 @@ def colour_difference(fake_NCHW: Tensor, ref_NCHW: Tensor) -> Tensor:
 
 
 def keep_tone(fake_NCHW: Tensor, x_NCHW: Tensor, tone: float) -> Tensor:
-    """The results with so much of their sources' skin tone and light, as ``paste.paste`` has it
-    but for the colour of what is finer.
+    """The results with so much of their sources' skin tone and light, as ``paste.paste`` has it.
 
     Of the source before a painter moves it, which at this size is hardly another.
     """
@@ -188,8 +187,13 @@ def keep_tone(fake_NCHW: Tensor, x_NCHW: Tensor, tone: float) -> Tensor:
         _blurring(side, TONE_SIGMA * side).to(fake_NCHW.device) for side in fake_NCHW.shape[:1:-1]
     )
     with torch.autocast(fake_NCHW.device.type, enabled=False):
-        apart_NCHW = x_NCHW.float() - fake_NCHW.float()
-        return fake_NCHW + tone * (down_HH @ apart_NCHW @ across_WW.T)
+        x_NCHW = x_NCHW.float()
+        change_NCHW = fake_NCHW.float() - x_NCHW
+        coarse_NCHW = down_HH @ change_NCHW @ across_WW.T
+        fine_NCHW = change_NCHW - coarse_NCHW
+        light_N1HW = torch.einsum("nchw,c->nhw", fine_NCHW, fine_NCHW.new_tensor(LUMA))[:, None]
+        colour_NCHW = (1 - tone * (1 - TONE_COLOUR)) * (fine_NCHW - light_N1HW)
+        return x_NCHW + (1 - tone) * coarse_NCHW + light_N1HW + colour_NCHW
 
 
 @functools.cache
