@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from facestyle import batch
-from facestyle.backend_torch import TorchBackend, best_device
+from facestyle.backends.on_torch import TorchBackend, best_device
 from facestyle.card import ModelCard
 from facestyle.cli.plan import Source, plan
 from facestyle.cli.restyling import Lines, Wish, _lazy_detector, _Session

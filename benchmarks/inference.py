@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import facestyle
-from facestyle.backend_torch import TorchBackend
+from facestyle.backends.on_torch import TorchBackend
 from facestyle.checkpoint import save_model
 from facestyle.errors import UsageError
 from facestyle.families import family_named
@@ -48,7 +48,7 @@ def opened(name: str, folder: Path) -> tuple[Translator, Path]:
     """A model with random weights, or what ships, and its file."""
     family_name, changes = MODELS[name]
     if not family_name:
-        path = facestyle.translator.model_file("female-male", runtime="torch")
+        path = facestyle.opening.model_file("female-male", runtime="torch")
         return facestyle.load(path), path
     from dataclasses import replace
 

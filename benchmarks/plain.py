@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from facestyle.families.stargan_v2 import networks as stargan_v2
 from facestyle.families.ugatit import networks as ugatit
-from facestyle.resampling import DoublingConv, HalvingConv
+from facestyle.nn.resampling import DoublingConv, HalvingConv
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 import facestyle
 from facestyle.batch import side_by_side
 from facestyle.card import PASTED
+from facestyle.edits import Edit
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 from facestyle.pipeline import (
@@ -28,7 +29,7 @@ from facestyle.pipeline import (
     usual_detail,
     usual_tone,
 )
-from facestyle.translator import Edit, Style, Translator
+from facestyle.translator import Style, Translator
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("female-male", "portrait-anime", "attributes")

@@ -30,11 +30,11 @@ import torch
 from plain import plain_networks
 from torch import Tensor
 
-from facestyle import adversarial
 from facestyle.families.stargan_v2 import objective
 from facestyle.families.stargan_v2.objective import Config, Task
+from facestyle.nn import adversarial
+from facestyle.nn.updates import Optimisers
 from facestyle.training.loop import peak_memory
-from facestyle.updates import Optimisers
 
 DOMAINS = 2
 

@@ -16,14 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from facestyle.opening import open_translator as load
     from facestyle.pipeline import reference_style, restyle
-    from facestyle.translator import open_translator as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "reference_style", "restyle"]
 
 _HOMES = {
-    "load": ("facestyle.translator", "open_translator"),
+    "load": ("facestyle.opening", "open_translator"),
     "restyle": ("facestyle.pipeline", "restyle"),
     "reference_style": ("facestyle.pipeline", "reference_style"),
 }

@@ -17,7 +17,7 @@ from facestyle import weights
 from facestyle.checkpoint import load_checkpoint, save_model, write_atomically
 from facestyle.errors import FacestyleError, UsageError
 from facestyle.families import family_named
-from facestyle.translator import card_of
+from facestyle.opening import card_of
 
 LAYOUTS = ("facestyle", "published")
 

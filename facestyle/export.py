@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from facestyle import __version__
-from facestyle.backend_onnx import OnnxBackend
-from facestyle.backend_torch import TorchBackend
+from facestyle.backends.on_onnx import OnnxBackend
+from facestyle.backends.on_torch import TorchBackend
 from facestyle.bundle import TWIN, Bundle, parse_bundle, sealed
 from facestyle.card import METADATA_KEY, ModelCard
 from facestyle.checkpoint import write_atomically
@@ -149,7 +149,7 @@ class _Samples:
         self.rng = rng
 
     def names(self, role: str) -> tuple[str, ...]:
-        """What a role takes (see ``translator.Backend``)."""
+        """What a role takes (see ``backends.Backend``)."""
         of_domain = ("domain",) if "mapping" in self.backend.roles else ()
         return {
             "generator": ("image", "code") if role == "generator" else ("image",),

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 import facestyle
+from facestyle.edits import Edit
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
-from facestyle.translator import Edit
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 256  # px

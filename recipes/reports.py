@@ -23,12 +23,13 @@ from measures import Scores, mean
 from sheets import Row, noted
 
 import facestyle
+from facestyle.edits import Edit
 from facestyle.faces import Detector
 from facestyle.faces.align import align, template_points, whole
 from facestyle.faces.masks import paste_mask
 from facestyle.images import from_model, read_picture, to_model
 from facestyle.pipeline import aligned_faces, reshaped, translate_crops
-from facestyle.translator import Edit, Style, Translator
+from facestyle.translator import Style, Translator
 
 STYLES = 10  # latent styles a photo behind the diversity
 MATRIX = (6, 8)  # photos and references on the reference sheet

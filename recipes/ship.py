@@ -28,8 +28,8 @@ from torch import Tensor
 
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.export import export_model
-from facestyle.painter import is_painter
-from facestyle.translator import open_translator
+from facestyle.nn.painter import is_painter
+from facestyle.opening import open_translator
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 

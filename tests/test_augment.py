@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from facestyle.augment import (
+from facestyle.nn.augment import (
     BRIGHTNESS,
     CELLS,
     EDGE,

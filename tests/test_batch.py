@@ -22,13 +22,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from facestyle import batch, engine_ray
-from facestyle.backend_torch import TorchBackend
+from facestyle.backends.on_torch import TorchBackend
 from facestyle.card import ModelCard
 from facestyle.cli import app
+from facestyle.edits import Edit
 from facestyle.errors import FacestyleError
 from facestyle.faces.align import TEMPLATES, AlignedFace
 from facestyle.images import read_picture, to_model
-from facestyle.translator import Edit, Style, Translator
+from facestyle.translator import Style, Translator
 
 
 def facestyle(*arguments: object) -> Result:

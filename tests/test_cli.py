@@ -765,7 +765,7 @@ def test_streams_that_take_nothing_are_no_bug() -> None:
 def test_a_closed_stdin_is_bad_input(
     here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facestyle.cli.restyling.sys", SimpleNamespace(stdin=None, stdout=None))
+    monkeypatch.setattr("facestyle.cli.session.sys", SimpleNamespace(stdin=None, stdout=None))
     result = facestyle("translate", "-", "-d", "male", "-m", tiny_model, "-o", "x.png")
     assert_one_clear_error(result, 5, "stdin is closed")
 

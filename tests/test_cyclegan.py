@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 import facestyle
-from facestyle.adversarial import ReplayPool
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -33,6 +32,7 @@ from facestyle.families.cyclegan.objective import (
     learning_rate,
     realness_loss,
 )
+from facestyle.nn.adversarial import ReplayPool
 from facestyle.training.config import resolve
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -21,9 +21,11 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from facestyle.backend_onnx import OnnxBackend
-from facestyle.backend_openvino import OpenVinoBackend
-from facestyle.backend_torch import TorchBackend
+from facestyle.backends import Backend
+from facestyle.backends.on_onnx import OnnxBackend
+from facestyle.backends.on_openvino import OpenVinoBackend
+from facestyle.backends.on_torch import TorchBackend
+from facestyle.backends.watched import Watched
 from facestyle.bundle import is_onnx, load_bundle, parse_bundle, refers_to_files, sealed
 from facestyle.card import METADATA_KEY, ModelCard
 from facestyle.checkpoint import save_model
@@ -36,8 +38,8 @@ from facestyle.families.stargan_v2.networks import (
     MaskedGenerator,
     Sizes,
 )
-from facestyle.translator import Backend, Translator, open_translator
-from facestyle.watched import Watched
+from facestyle.opening import open_translator
+from facestyle.translator import Translator
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ModelCard(
@@ -510,7 +512,7 @@ for name in ("torch", "onnx", "safetensors", "onnxscript"):
     sys.modules[name] = None  # importing it raises ImportError
 from pathlib import Path
 import numpy as np
-from facestyle.backend_onnx import OnnxBackend
+from facestyle.backends.on_onnx import OnnxBackend
 from facestyle.bundle import load_bundle
 from facestyle.images import read_picture
 from facestyle.pipeline import reference_style, restyle

@@ -20,11 +20,12 @@ from facestyle import training
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.cli import app
 from facestyle.convert import convert
+from facestyle.edits import Edit
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect, families
 from facestyle.pipeline import restyle
 from facestyle.training.loop import Progress, Sheet
-from facestyle.translator import Edit, Style, Translator
+from facestyle.translator import Style, Translator
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from facestyle.backend_torch import CPU_PIXELS, TorchBackend
+from facestyle.backends.on_torch import CPU_PIXELS, TorchBackend
 from facestyle.cli import app
 from facestyle.faces.masks import paste_mask
 from facestyle.images import read_picture
+from facestyle.opening import open_translator, reasons
 from facestyle.pipeline import aligned_faces, paste_all, translate_crops, usual_detail
-from facestyle.translator import Translator, open_translator, reasons
+from facestyle.translator import Translator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -231,5 +232,5 @@ def test_a_network_gives_the_same_in_parts(
     x_NCHW = np.random.default_rng(0).uniform(-1, 1, (5, 3, 32, 32)).astype(np.float32)
     style = model.sample_style("male")
     whole_NCHW = model.translate(x_NCHW, style)
-    monkeypatch.setattr("facestyle.backend_torch.CPU_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("facestyle.backends.on_torch.CPU_PIXELS", 2 * 32 * 32)
     np.testing.assert_allclose(model.translate(x_NCHW, style), whole_NCHW, atol=1e-5)

@@ -21,7 +21,7 @@ from facestyle import training
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.families import family_named
 from facestyle.families.stargan.objective import Config, Task
-from facestyle.painter import Painter
+from facestyle.nn.painter import Painter
 from facestyle.training import Estimate
 from facestyle.training.config import resolve
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facestyle.norms import instance_norm
+from facestyle.nn.norms import instance_norm
 
 
 def near(found: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from facestyle.painter import (
+from facestyle.nn.painter import (
     FARTHEST,
     Painter,
     Shaper,

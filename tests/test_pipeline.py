@@ -10,6 +10,7 @@ import pytest
 
 from facestyle.batch import translate_together
 from facestyle.card import PASTED, ModelCard
+from facestyle.edits import Edit
 from facestyle.errors import NoFaceError, UsageError
 from facestyle.faces import Face, choose_faces, find_faces
 from facestyle.faces.align import (
@@ -34,7 +35,7 @@ from facestyle.pipeline import (
     usual_detail,
     usual_tone,
 )
-from facestyle.translator import Edit, Style, Translator
+from facestyle.translator import Style, Translator
 
 SIDE = 64
 

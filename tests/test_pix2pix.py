@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import facestyle
-from facestyle.adversarial import cross_entropy
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -44,6 +43,7 @@ from facestyle.families.pix2pix.objective import (
     learning_rate,
     sizes_of,
 )
+from facestyle.nn.adversarial import cross_entropy
 from facestyle.pipeline import restyle
 
 GOLDENS = Path(__file__).parent / "goldens"

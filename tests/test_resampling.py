@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle import resampling
-from facestyle.resampling import DoublingConv, HalvingConv, doubled, merged
+from facestyle.nn import resampling
+from facestyle.nn.resampling import DoublingConv, HalvingConv, doubled, merged
 from facestyle.training import computes_bf16
 
 

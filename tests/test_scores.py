@@ -13,14 +13,14 @@ import pytest
 import reports
 import torch
 
-from facestyle.backend_torch import TorchBackend
+from facestyle.backends.on_torch import TorchBackend
 from facestyle.card import ModelCard
 from facestyle.faces import find_faces
 from facestyle.faces.align import align, template_points
 from facestyle.faces.masks import paste_mask
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
-from facestyle.painter import Painter
+from facestyle.nn.painter import Painter
 from facestyle.pipeline import restyle
 from facestyle.translator import Style, Translator
 

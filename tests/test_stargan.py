@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import facestyle
-from facestyle.adversarial import R1_EVERY
 from facestyle.card import ModelCard
 from facestyle.checkpoint import Checkpoint, load_checkpoint, save_model
 from facestyle.convert import convert
+from facestyle.edits import Edit
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect
 from facestyle.families.stargan import FAMILY
@@ -41,9 +41,9 @@ from facestyle.families.stargan.objective import (
     learning_rate_factor,
     one_changed,
 )
-from facestyle.painter import Painter
+from facestyle.nn.adversarial import R1_EVERY
+from facestyle.nn.painter import Painter
 from facestyle.training.config import resolve
-from facestyle.translator import Edit
 
 GOLDENS = Path(__file__).parent / "goldens"
 OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own rule)

@@ -20,21 +20,11 @@ FLOORS = [
     {"engine_ray"},
     {"batch"},
     {"convert", "export", "training", "pipeline"},
+    {"opening"},
     {"translator"},
-    {"families"},
-    {"backend_openvino", "painter"},
-    {
-        "adversarial",
-        "augment",
-        "backend_onnx",
-        "backend_torch",
-        "faces",
-        "norms",
-        "resampling",
-        "updates",
-        "watched",
-    },
-    {"bundle", "checkpoint", "images", "initialisation", "weights"},
+    {"edits", "families"},
+    {"backends", "faces", "nn"},
+    {"bundle", "checkpoint", "images", "weights"},
     {"card", "marks"},
     {"errors"},
 ]
@@ -97,7 +87,8 @@ def test_the_pixel_side_imports_no_torch() -> None:
         "facestyle.pipeline, facestyle.translator, facestyle.card, facestyle.images, "
         "facestyle.batch, facestyle.weights, facestyle.families, facestyle.families.stargan_v2, "
         "facestyle.faces.registry, facestyle.faces.yunet, facestyle.faces.builtin, facestyle.cli, "
-        "facestyle.bundle, facestyle.backend_onnx, facestyle.backend_openvino, facestyle.watched, "
+        "facestyle.bundle, facestyle.opening, facestyle.backends.on_onnx, "
+        "facestyle.backends.on_openvino, facestyle.backends.watched, "
         "facestyle.cli.export, facestyle.training.prepare"
     )
     code = f"import sys, {modules}\nassert 'torch' not in sys.modules"

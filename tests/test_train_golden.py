@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle import resampling
 from facestyle.families.stargan_v2.objective import Config, Task
+from facestyle.nn import resampling
 
 GOLDENS = Path(__file__).parent / "goldens"
 LOSS_TOLERANCE = 1e-3  # relative (goldens' own rule)

@@ -24,7 +24,6 @@ from PIL import Image
 
 import facestyle
 from facestyle import training
-from facestyle.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
@@ -40,13 +39,14 @@ from facestyle.families.stargan_v2.objective import (
     keep_tone,
     sample,
 )
-from facestyle.painter import Painter
+from facestyle.nn.adversarial import Judge, cross_entropy, r1_penalty
+from facestyle.nn.painter import Painter
+from facestyle.nn.updates import Optimisers
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import Progress, Sheet, fit, read_metrics
 from facestyle.training.report import run_report
 from facestyle.training.score import sliced_wasserstein
-from facestyle.updates import Optimisers
 
 TINY = {
     "image_size": 16, "first_width": 8, "max_width": 16, "mapping_width": 16, "r1_every": 2,

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import facestyle
-from facestyle.adversarial import R1_EVERY
 from facestyle.card import ModelCard
 from facestyle.checkpoint import Checkpoint, load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
@@ -47,6 +46,7 @@ from facestyle.families.ugatit.objective import (
     noised,
     realness_loss,
 )
+from facestyle.nn.adversarial import R1_EVERY
 
 GOLDENS = Path(__file__).parent / "goldens"
 OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own rule)

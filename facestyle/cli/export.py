@@ -34,7 +34,7 @@ def export(
         _check_output(output, overwrite)
 
         from facestyle.export import export_model
-        from facestyle.translator import open_translator
+        from facestyle.opening import open_translator
 
         with report.progress(f"fetching {model}", unit=" bytes") as update:
             translator = open_translator(

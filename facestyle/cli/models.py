@@ -76,7 +76,7 @@ def _network_facts(path: Path, domains: tuple[str, ...] | None) -> dict[str, Any
         bundle = load_bundle(path)
         return {"roles": bundle.roles, "precisions": bundle.precisions, **_said(bundle.card)}
     from facestyle.checkpoint import load_checkpoint
-    from facestyle.translator import card_of
+    from facestyle.opening import card_of
 
     checkpoint = load_checkpoint(path)
     card = card_of(checkpoint, domains)

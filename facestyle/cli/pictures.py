@@ -13,7 +13,8 @@ import typer
 
 from facestyle.cli import options
 from facestyle.cli.report import reporting
-from facestyle.cli.restyling import Wish, naming, restyle_all, template_of
+from facestyle.cli.restyling import restyle_all
+from facestyle.cli.session import Wish, naming, template_of
 from facestyle.errors import InputError, NoFaceError, UsageError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def translate(
         return [translator.style(to, seed=(seed or 0) + i, psi=psi) for i in range(count)]
 
     with reporting(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug) as report:
-        from facestyle.translator import Edit
+        from facestyle.edits import Edit
         from facestyle.weights import shipped_model
 
         given = {"on": set_on, "off": set_off, "flip": flip, "source": source}

@@ -63,7 +63,7 @@ def train(
             )
 
         from facestyle import training
-        from facestyle.backend_torch import best_device
+        from facestyle.backends.on_torch import best_device
         from facestyle.training.config import read_toml
         from facestyle.weights import MODEL_FILE, resolve
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from facestyle.checkpoint import Checkpoint
-    from facestyle.updates import Optimisers
+    from facestyle.nn.updates import Optimisers
 
 Shapes = Mapping[str, Mapping[str, Sequence[int]]]  # part → tensor name → shape
 

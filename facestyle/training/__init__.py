@@ -358,7 +358,7 @@ def _adopt(task: Task, family: ModelFamily, card: ModelCard, origin: Path) -> li
     """
     from facestyle.checkpoint import check_fit, load_checkpoint
     from facestyle.families import detect
-    from facestyle.painter import grown
+    from facestyle.nn.painter import grown
     from facestyle.training import loop
 
     if origin.is_dir():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from facestyle.families import Task
-from facestyle.updates import Optimisers
+from facestyle.nn.updates import Optimisers
 
 
 class Averaged:

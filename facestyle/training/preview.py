@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facestyle.backend_torch import TorchBackend
+from facestyle.backends.on_torch import TorchBackend
 from facestyle.checkpoint import Checkpoint
 from facestyle.images import Picture, from_model, write_picture
 from facestyle.training.loop import Sheet

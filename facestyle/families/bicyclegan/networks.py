@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.norms import instance_norm
-from facestyle.resampling import HalvingConv
+from facestyle.nn.norms import instance_norm
+from facestyle.nn.resampling import HalvingConv
 
 Shapes = Mapping[str, Sequence[int]]
 

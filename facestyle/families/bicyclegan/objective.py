@@ -29,7 +29,7 @@ from facestyle.families.bicyclegan.networks import (
     Generator,
     Sizes,
 )
-from facestyle.updates import Optimisers
+from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
     from facestyle.training.data import PairedPictures

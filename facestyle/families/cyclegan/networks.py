@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from facestyle.norms import instance_norm
+from facestyle.nn.norms import instance_norm
 
 SLOPE = 0.2  # of the discriminator's leaky ReLU
 FIRST_BLOCK = 10  # number of the first residual block in the generator's Sequential

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facestyle.adversarial import ReplayPool, drawn, pool_draws
 from facestyle.families.cyclegan.networks import Discriminator, Generator, Sizes
-from facestyle.updates import Optimisers
+from facestyle.nn.adversarial import ReplayPool, drawn, pool_draws
+from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
     from facestyle.training.data import LabelledPictures

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facestyle.adversarial import cross_entropy
 from facestyle.families.pix2pix.networks import Discriminator, Generator, Sizes
-from facestyle.updates import Optimisers
+from facestyle.nn.adversarial import cross_entropy
+from facestyle.nn.updates import Optimisers
 
 INIT_DEVIATION = 0.02  # of every weight about its mean, 0 or a norm's 1 (paper, appendix 6.2)
 

@@ -100,7 +100,7 @@ class StarGAN:
 
     def misfit(self, shapes: Shapes) -> str | None:
         """See ``ModelFamily.misfit``."""
-        from facestyle.painter import is_painter
+        from facestyle.nn.painter import is_painter
 
         part = next((part for part in ("G", "D", "") if part in shapes), None)
         if part is None:
@@ -202,7 +202,7 @@ class StarGAN:
 
     def check(self, config: Config) -> None:
         """See ``ModelFamily.check``."""
-        from facestyle.painter import check_moving
+        from facestyle.nn.painter import check_moving
 
         least = max(8, 2**config.d_layers)
         multiple = 8 if config.roughness else 4

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from facestyle.norms import instance_norm
-from facestyle.painter import Painter, is_painter, painter_sizes
+from facestyle.nn.norms import instance_norm
+from facestyle.nn.painter import Painter, is_painter, painter_sizes
 
 Shapes = Mapping[str, Sequence[int]]
 

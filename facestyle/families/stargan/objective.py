@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.adversarial import R1_EVERY, r1_penalty
-from facestyle.augment import moved
 from facestyle.families.stargan.networks import SLOPE, Discriminator, built_generator
-from facestyle.initialisation import he_init
-from facestyle.painter import SHAPER_WIDTH, costs, halvings, shaping_left, train_half
-from facestyle.updates import Optimisers
+from facestyle.nn.adversarial import R1_EVERY, r1_penalty
+from facestyle.nn.augment import moved
+from facestyle.nn.initialisation import he_init
+from facestyle.nn.painter import SHAPER_WIDTH, costs, halvings, shaping_left, train_half
+from facestyle.nn.updates import Optimisers
 
 
 @dataclass(frozen=True, kw_only=True)

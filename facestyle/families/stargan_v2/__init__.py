@@ -73,7 +73,7 @@ class StarGANv2:
 
     def misfit(self, shapes: Shapes) -> str | None:
         """See ``ModelFamily.misfit``."""
-        from facestyle.painter import is_painter
+        from facestyle.nn.painter import is_painter
 
         wanted = [
             ("generator", "from_rgb.weight"),
@@ -172,7 +172,7 @@ class StarGANv2:
 
     def check(self, config: Config) -> None:
         """See ``ModelFamily.check``."""
-        from facestyle.painter import check_moving
+        from facestyle.nn.painter import check_moving
 
         side = config.image_size
         if side & (side - 1) or not 16 <= side <= 1024:

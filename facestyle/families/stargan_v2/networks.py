@@ -1,7 +1,7 @@
 """StarGAN v2's networks (Choi et al., CVPR 2020, appendix A), with the published parameter names.
 
 Knows shapes and arithmetic; knows nothing of files, domains' names or training.
-Norms are ``facestyle.norms``: fast in channels_last memory, and exact under autocast because
+Norms are ``facestyle.nn.norms``: fast in channels_last memory, and exact under autocast because
 the statistics stay in float32.
 
     faces_NCHW  float [-1, 1]      z_NL  latent code      s_NS  style code
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.norms import instance_norm
-from facestyle.painter import SHAPER, Painter, is_painter, painter_sizes
-from facestyle.resampling import DoublingConv, HalvingConv, doubled
+from facestyle.nn.norms import instance_norm
+from facestyle.nn.painter import SHAPER, Painter, is_painter, painter_sizes
+from facestyle.nn.resampling import DoublingConv, HalvingConv, doubled
 
 Shapes = Mapping[str, Sequence[int]]
 

@@ -22,8 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.adversarial import Judge, cross_entropy, r1_penalty
-from facestyle.augment import diff_augment
 from facestyle.faces.paste import LUMA, TONE_COLOUR, TONE_SIGMA
 from facestyle.families.stargan_v2.networks import (
     Discriminator,
@@ -34,9 +32,11 @@ from facestyle.families.stargan_v2.networks import (
     high_pass_masks,
     landmark_heatmaps,
 )
-from facestyle.initialisation import he_init
-from facestyle.painter import SHAPER_WIDTH, Painter, costs, shaping_left, train_half
-from facestyle.updates import Optimisers
+from facestyle.nn.adversarial import Judge, cross_entropy, r1_penalty
+from facestyle.nn.augment import diff_augment
+from facestyle.nn.initialisation import he_init
+from facestyle.nn.painter import SHAPER_WIDTH, Painter, costs, shaping_left, train_half
+from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
     from facestyle.training.data import LabelledPictures

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.norms import EPS, instance_norm, statistics, wide
-from facestyle.resampling import DoublingConv
+from facestyle.nn.norms import EPS, instance_norm, statistics, wide
+from facestyle.nn.resampling import DoublingConv
 
 Shapes = Mapping[str, Sequence[int]]
 

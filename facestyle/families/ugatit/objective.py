@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.adversarial import (
+from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
+from facestyle.nn.adversarial import (
     R1_EVERY,
     Judge,
     ReplayPool,
@@ -29,9 +30,8 @@ from facestyle.adversarial import (
     pool_draws,
     r1_penalty,
 )
-from facestyle.augment import bare, recoloured, spoilt
-from facestyle.families.ugatit.networks import Discriminator, Generator, Sizes, Trainee
-from facestyle.updates import Optimisers
+from facestyle.nn.augment import bare, recoloured, spoilt
+from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
     from facestyle.training.data import LabelledPictures

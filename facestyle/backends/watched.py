@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from facestyle.translator import Backend
+    from facestyle.backends import Backend
 
 BLACK = -1 + 8 / 255  # of [-1, 1]: a picture with nothing brighter is black
 
 
 class Watched:
-    """A ``translator.Backend`` around another one that computes in reduced precision."""
+    """A ``backends.Backend`` around another one that computes in reduced precision."""
 
     def __init__(self, backend: Backend, warn: Callable[[str], object]) -> None:
         """Watch ``backend``; ``warn`` is told of each result that had to be done again."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.initialisation import he_init
+from facestyle.nn.initialisation import he_init
 
 SLOPE = 0.2  # of the judge's leaky ReLU
 R1_EVERY = 8  # iterations between two R1 penalties, each as heavy as all (StyleGAN2, appendix B)

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facestyle.errors import UsageError
-from facestyle.initialisation import he_init
-from facestyle.resampling import DoublingConv
+from facestyle.nn.initialisation import he_init
+from facestyle.nn.resampling import DoublingConv
 
 COLOURS = 3
 SMALLEST = 8  # px, to which a painter halves

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from facestyle.backend_onnx import plain, threads
+from facestyle.backends.on_onnx import plain, threads
 from facestyle.bundle import Bundle
 from facestyle.errors import CheckpointError, UsageError
 
@@ -21,7 +21,7 @@ CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}  # as OpenVINO n
 
 
 class OpenVinoBackend:
-    """Runs networks by role (see ``translator.Backend``), on the CPU."""
+    """Runs networks by role (see ``backends.Backend``), on the CPU."""
 
     def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
         """Choose the precision, and compile the generator.

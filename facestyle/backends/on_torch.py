@@ -19,7 +19,7 @@ go by 16. More activations than that leave the caches, and every call asks for t
 
 
 class TorchBackend:
-    """Runs networks by role (see ``translator.Backend``)."""
+    """Runs networks by role (see ``backends.Backend``)."""
 
     def __init__(
         self, modules: Mapping[str, nn.Module], device: str = "cpu", precision: str = "fp32"
