@@ -92,7 +92,7 @@ class Bench:
             aligned_faces(before_HWC, self.model, detector=known), self.model, style
         )
         into_HWC, aligned = reshaped(before_HWC, face)
-        mask_HW = paste_mask(aligned, *before_HWC.shape[:2])
+        mask_HW = paste_mask(aligned, before_HWC)
         return Result(
             source=source,
             domain=style.domain,

@@ -130,7 +130,7 @@ def test_pixels_outside_the_mask_are_bit_equal(scale: float, detail: float, past
     picture = noise_picture(400, 500)
     aligned = align(picture, landmarks(scale, 0.4, (250, 200)), "ffhq-512", SIDE, pasted)
     output = paste(picture, aligned, 255 - aligned.crop_HWC, detail=detail)
-    mask = paste_mask(aligned, 400, 500)
+    mask = paste_mask(aligned, picture)
     assert np.array_equal(output[mask == 0], picture[mask == 0])
     assert (output[mask > 0.99] != picture[mask > 0.99]).mean() > 0.8
     # Outside the mask is most of this picture: the test above looked at something.
@@ -185,7 +185,7 @@ def test_skin_of_a_photo_is_the_face_and_not_its_hair(photo: Path) -> None:
     (face,) = find_faces(picture, open_detector("builtin"))
     for template, zoom in (("anime", 1.1), ("celeba-square", 1.0), ("celeba", 1.0)):
         aligned = align(picture, face.landmarks_52, template, 96, "skin", zoom)
-        mask = paste_mask(aligned, *picture.shape[:2])
+        mask = paste_mask(aligned, picture)
         eyes, mouth = face.landmarks_52[:2].mean(axis=0), face.landmarks_52[3:].mean(axis=0)
         down = mouth - eyes
 
@@ -248,7 +248,7 @@ def test_what_goes_back_together_is_as_much_as_each_alone() -> None:
     differs[:20, 30:60] = 1
     aligned = AlignedFace(crop_HWC=crop, to_crop_23=np.eye(2, 3), template_52=SQUARE)
     skins, hairs, both = (
-        paste_mask(aligned.only(*parts, colours_HW=differs), 96, 96)
+        paste_mask(aligned.only(*parts, colours_HW=differs), crop)
         for parts in (("skin",), ("hair",), ("skin", "hair"))
     )
     assert skins.max() > 0.9
@@ -280,7 +280,7 @@ def test_a_face_keeps_its_tone_and_takes_the_features(detail: float) -> None:
         tone: paste(picture, aligned, result, detail=detail, tone=tone)[:, 150].astype(int)
         for tone in (0.0, 0.5, 1.0)
     }
-    middle = np.flatnonzero(paste_mask(aligned, 300, 300)[:, 150] == 1)
+    middle = np.flatnonzero(paste_mask(aligned, picture)[:, 150] == 1)
     skin = {
         tone: float(np.median(row[middle] - picture[middle, 150])) for tone, row in rows.items()
     }
@@ -442,7 +442,7 @@ def test_a_drawing_is_pasted_with_firm_lines_and_only_where_it_is_enlarged() -> 
     def pasted(scale: float, *, drawing: bool) -> np.ndarray:
         aligned = align(picture, landmarks(scale, 0.3, (300, 300)), "ffhq-512", SIDE)
         output = paste(picture, aligned, result, detail=0, drawing=drawing)
-        outside = paste_mask(aligned, 600, 600) == 0
+        outside = paste_mask(aligned, picture) == 0
         assert np.array_equal(output[outside], picture[outside])
         return output
 
@@ -513,7 +513,7 @@ def test_no_flow_moves_nothing_and_none_reaches_beyond_the_crop() -> None:
     assert np.array_equal(same, picture)
     assert np.array_equal(still.crop_HWC, aligned.crop_HWC)
     output, _ = reshape(picture, aligned, np.full((16, 16, 2), 0.05, np.float32))
-    reach = paste_mask(replace(aligned, pasted=("crop",)), 400, 500)
+    reach = paste_mask(replace(aligned, pasted=("crop",)), picture)
     assert np.array_equal(output[reach == 0], picture[reach == 0])
     assert (output[reach == 1] != picture[reach == 1]).mean() > 0.9
     away = replace(aligned, to_crop_23=aligned.to_crop_23 + np.array([[0, 0, 5e3], [0, 0, 0]]))

@@ -121,7 +121,7 @@ def test_what_auto_picks_keeps_the_default_models_picture(shared: Path, every: i
     for path in photos:
         picture_HWC = read_picture(path).pixels_HWC
         aligned = aligned_faces(picture_HWC, exact)
-        inside = paste_mask(aligned[0], *picture_HWC.shape[:2]) > 0
+        inside = paste_mask(aligned[0], picture_HWC) > 0
 
         def restyled(model: Translator) -> np.ndarray:
             style = model.style("female" if path.name.startswith("male") else "male")  # noqa: B023

@@ -105,7 +105,7 @@ def test_restyle_changes_what_the_card_says_and_nothing_else(
         picture, model, model.sample_style("bright", seed=1), detector=FakeDetector([face]), tone=0
     )
     aligned = align(picture, face.landmarks_52, "celeba", SIDE, pasted)
-    mask = paste_mask(aligned, *picture.shape[:2])
+    mask = paste_mask(aligned, picture)
     assert np.array_equal(output[mask == 0], picture[mask == 0])
     change = output.astype(int) - picture
     assert 30 < change[mask > 0.99].mean() < 45  # 0.3 in [-1, 1] is 38 in [0, 255]
@@ -132,10 +132,8 @@ def test_of_a_change_of_skin_alone_no_more_goes_back(picture: np.ndarray) -> Non
         style = Style(domain=named, edit=edit, origin="test")
         for one in (cut, ready):
             (face,) = restyled([one], Made(images_NCHW=ones_NCHW), card, style)
-            mask = paste_mask(face.aligned, *picture.shape[:2])
-            assert np.array_equal(
-                mask, paste_mask(replace(one, pasted=(pasted,)), *picture.shape[:2])
-            )
+            mask = paste_mask(face.aligned, picture)
+            assert np.array_equal(mask, paste_mask(replace(one, pasted=(pasted,)), picture))
         assert mask[:, 200].min() == 1  # of a ready crop all goes back, always
 
 
@@ -185,11 +183,11 @@ def test_hair_is_looked_for_where_its_colours_differ(picture: np.ndarray) -> Non
         return face
 
     def mask(face: Restyled) -> np.ndarray:
-        return paste_mask(face.aligned, *picture.shape[:2])
+        return paste_mask(face.aligned, picture)
 
     blond, smiling, neither = of(on=("blond",)), of(on=("smile",)), mask(of(on=("glasses",)))
     assert smiling.aligned.colours_HW is None
-    assert np.array_equal(neither, paste_mask(aligned[0], *picture.shape[:2]))
+    assert np.array_equal(neither, paste_mask(aligned[0], picture))
     assert 0 < mask(blond).sum() < neither.sum()
     both, all_of_it = of(on=("blond", "smile")), of(on=("blond", "glasses"))
     assert np.array_equal(mask(both), np.maximum(mask(blond), mask(smiling)))
@@ -305,7 +303,7 @@ def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray)
     model = colouring_model()
     (face,) = translate_crops([whole(picture, SIDE)], model, model.edited(Edit(on=("blond",))))
     assert face.aligned.colours_HW is None
-    assert paste_mask(face.aligned, *picture.shape[:2])[:, 200].min() == 1
+    assert paste_mask(face.aligned, picture)[:, 200].min() == 1
 
 
 def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
@@ -460,7 +458,7 @@ def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
     assert abs(int(middle.argmin()) - (200 - moved_by)) <= 1
     assert middle.min() < 50  # as dark as it was: the crop would have blurred it to grey
     assert (np.abs(middle[195:210] - 120) < 12).all()
-    crop = paste_mask(replace(aligned, pasted=("crop",)), 400, 400)
+    crop = paste_mask(replace(aligned, pasted=("crop",)), picture)
     assert np.array_equal(output[crop == 0], picture[crop == 0])
 
 

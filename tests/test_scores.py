@@ -72,7 +72,7 @@ def test_kid_is_the_formula_summed_pair_by_pair() -> None:
 def test_a_seam_is_1_where_nothing_was_pasted_and_grows_with_a_step(photo: Path) -> None:
     picture = read_picture(photo).pixels_HWC
     points = template_points("celeba-square") * 120 + (180, 60)
-    mask = paste_mask(align(picture, points, "celeba-square", 64), *picture.shape[:2])
+    mask = paste_mask(align(picture, points, "celeba-square", 64), picture)
 
     def stepped(levels: int) -> float:
         brighter = np.where(mask[..., None] > 0.5, picture.astype(int) + levels, picture)
@@ -118,7 +118,7 @@ def test_what_a_model_moves_is_no_seam(photo: Path) -> None:
     result = bench.result(person, style, knows_nothing)
     moved = restyle(picture, model, style, detector=judges.KnownFace(face))
     unmoved = align(picture, face.landmarks_52, "celeba-square", 64, "skin")
-    assert measures.seam(moved, picture, paste_mask(unmoved, *picture.shape[:2])) > 1.2
+    assert measures.seam(moved, picture, paste_mask(unmoved, picture)) > 1.2
     assert result.seam < 1.05
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facestyle.faces import guided
 from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
 
 MASK_SIDE = 256  # px; finer than any feather needs
@@ -34,40 +37,49 @@ SKIN_FEATHER = 0.02  # share of the side
 HAIR_MOST = 0.97  # quantile
 HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
 HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it
+HAIR_ON_SKULL = (-0.35, (1.15, 1.45))  # an ellipse about the upper head
+HAIR_TONES = 15  # CIELAB distance within which hair beside the skull is as that on it
 HAIR_SMOOTH = 0.015  # share of the side
+# Of the guided filters by which what differs, and what was cut, follow the picture's edges.
+DIFFERS_RADIUS, DIFFERS_EPS = 0.054, 1e-3
+STRANDS_RADIUS, STRANDS_EPS = 0.036, 3e-4
+STRANDS_FROM, STRANDS_TO = 0.1, 0.9  # of a soft edge what is none, and what is whole
 JUST_TOLD = 2.3  # CIELAB distance of colours that an eye can just tell apart (Mahy et al., 1994)
 SAME_AS_WALL = 0.75  # share of what should be hair and cannot be told from the wall: a bald head
 WALL_SAMPLES = 500
 
 
-def paste_mask(aligned: AlignedFace, height: int, width: int) -> Floats:
-    """(height, width) mask of what ``paste`` may change; exactly 0 elsewhere."""
+def paste_mask(aligned: AlignedFace, picture_HWC: Pixels) -> Floats:
+    """(H, W) mask of what ``paste`` may change of a picture; exactly 0 elsewhere."""
+    height, width = picture_HWC.shape[:2]
     mask = np.zeros((height, width), np.float32)
     window, to_window = window_of(aligned, height, width)
     if window is not None:
-        mask[window] = window_mask(aligned, to_window, mask[window].shape)
+        mask[window] = window_mask(aligned, to_window, picture_HWC[window])
     return mask
 
 
-def window_mask(aligned: AlignedFace, corner: tuple[int, int], shape: tuple[int, ...]) -> Floats:
+def window_mask(aligned: AlignedFace, corner: tuple[int, int], picture_HWC: Pixels) -> Floats:
     """The same in a window of the picture, whose left and top are ``corner``."""
     if aligned.template_52 is None:
-        return np.ones(shape, np.float32)
-    masks = [_part_mask(aligned, aligned.template_52, part) for part in aligned.pasted]
-    placed = [
-        to_picture(mask, aligned, corner, shape, len(mask), outside_is_zero=True) for mask in masks
-    ]
-    return np.asarray(np.maximum.reduce(placed), np.float32)
+        return np.ones(picture_HWC.shape[:2], np.float32)
+    template_52 = aligned.template_52
 
+    def place(values: Floats) -> Floats:
+        shape = picture_HWC.shape[:2]
+        return to_picture(values, aligned, corner, shape, len(values), outside_is_zero=True)
 
-def _part_mask(aligned: AlignedFace, template_52: NDArray[np.float64], part: str) -> Floats:
-    if part == "skin":
-        return crop_mask(SKIN_SIDE, part) * skin(aligned.crop_HWC, template_52)
-    if part == "hair":
-        assert aligned.colours_HW is not None, "hair is found by where its colours differ"
-        found = hair(aligned.crop_HWC, aligned.colours_HW, template_52)
-        return crop_mask(SKIN_SIDE, "crop") * found
-    return crop_mask(MASK_SIDE, part)
+    def placed(part: str) -> Floats:
+        if part == "skin":
+            return place(crop_mask(SKIN_SIDE, part) * skin(aligned.crop_HWC, template_52))
+        if part == "hair":
+            assert aligned.colours_HW is not None, "hair is found by where its colours differ"
+            small_HWC, cut_HW = _hair_cut(aligned.crop_HWC, aligned.colours_HW, template_52)
+            within = place(crop_mask(SKIN_SIDE, "crop"))
+            return within * _strands(small_HWC, cut_HW, picture_HWC, place)
+        return place(crop_mask(MASK_SIDE, part))
+
+    return np.asarray(np.maximum.reduce([placed(part) for part in aligned.pasted]), np.float32)
 
 
 def crop_mask(side: int, pasted: str = "face") -> Floats:
@@ -90,27 +102,39 @@ def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
     labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
     labels[_within(SKIN_PRIOR, template_52)] = cv2.GC_PR_FGD
     labels[_within(SKIN_SURE, template_52)] = cv2.GC_FGD
-    return _feathered(_coloured_alike(crop_HWC, labels))
+    return _feathered(_coloured_alike(_small(crop_HWC), labels))
 
 
 def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]) -> Floats:
-    """(SKIN_SIDE, SKIN_SIDE) feathered mask, 1 on what has the colours of where hair is.
+    """(SKIN_SIDE, SKIN_SIDE) mask with a soft edge, 1 on what has the colours of where hair is.
 
     Where that is, the model knows: asked for one colour of hair and for another, it makes results
-    that differ there. GrabCut takes it from there to the photo's edges, as for ``skin``. Where that
-    is mostly wall, for the head is bald, none of it is sure but what lies on the skin, and what
-    remains is the scalp. What does not touch the head is none of it.
+    that differ there, within some pixels. They are held to the photo's edges (``guided``), and
+    GrabCut takes it from there, as for ``skin``. What is beside the skull and of no colour on it is
+    not sure to be hair. Where it is mostly wall, for the head is bald, none of it is sure but what
+    lies on the skin, and what remains is the scalp. What does not touch the head is none of it.
 
     Args:
         colours_HW: how far the results differ, at any size.
         template_52: where the landmarks lie, as shares of the side.
     """
-    size = (SKIN_SIDE, SKIN_SIDE)
+    small_HWC, cut_HW = _hair_cut(crop_HWC, colours_HW, template_52)
+    return _strands(small_HWC, cut_HW, small_HWC, lambda values: values)
+
+
+def _hair_cut(
+    crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """The crop at SKIN_SIDE and what of it is hair, see ``hair``."""
+    size, small_HWC = (SKIN_SIDE, SKIN_SIDE), _small(crop_HWC)
     skin_HW = skin(crop_HWC, template_52)
     face, may_be_skin = _within(HAIR_NEVER, template_52), skin_HW > 0.1
     smooth = cv2.GaussianBlur(colours_HW, (0, 0), HAIR_SMOOTH * len(colours_HW))
-    apart = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
-    differs = apart / max(float(np.quantile(apart[~face], HAIR_MOST)), 1e-6)
+    apart_HW = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC), np.float32)
+    guide_HWC = small_HWC.astype(np.float32) / 255
+    gain, offset = guided.coefficients(guide_HWC, apart_HW[..., None], DIFFERS_RADIUS, DIFFERS_EPS)
+    apart_HW = guided.follow(guide_HWC, gain, offset)[..., 0]
+    differs = apart_HW / max(float(np.quantile(apart_HW[~face], HAIR_MOST)), 1e-6)
     labels = np.full(size, cv2.GC_PR_BGD, np.uint8)
     labels[differs > HAIR_PRIOR] = cv2.GC_PR_FGD
     labels[differs > HAIR_SURE] = cv2.GC_FGD
@@ -120,12 +144,39 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
     above = np.arange(SKIN_SIDE)[:, None] < SKIN_SIDE * template_52[:2, 1].mean()
     wall = (labels == cv2.GC_BGD) & ~may_be_skin & above
     supposed = (labels == cv2.GC_FGD) & ~may_be_skin
-    as_wall = _alike(_small(crop_HWC), supposed, wall)
+    as_wall = _alike(small_HWC, supposed, wall)
     if as_wall.sum() > SAME_AS_WALL * supposed.sum():
         labels[supposed] = cv2.GC_PR_FGD
         labels[as_wall] = cv2.GC_BGD
-    found = _coloured_alike(crop_HWC, labels)
-    return _feathered(found & _joined(found | face | (skin_HW > 0.5), face))
+    else:
+        skull = _within(HAIR_ON_SKULL, template_52)
+        beside = (labels == cv2.GC_FGD) & ~skull
+        as_skull = _alike(small_HWC, beside, supposed & skull, HAIR_TONES)
+        labels[beside & ~as_skull] = cv2.GC_PR_BGD
+    found = _coloured_alike(small_HWC, labels)
+    return small_HWC, found & _joined(found | face | (skin_HW > 0.5), face)
+
+
+def _strands(
+    small_HWC: Pixels,
+    cut_HW: NDArray[np.bool_],
+    picture_HWC: Pixels,
+    place: Callable[[Floats], Floats],
+) -> Floats:
+    """A cut of a small picture over a larger one, ending as softly as that does: strand by strand.
+
+    Args:
+        place: enlarges values on the small picture to those over the larger one.
+    """
+    gain, offset = guided.coefficients(
+        small_HWC.astype(np.float32) / 255, cut_HW[..., None].astype(np.float32),
+        STRANDS_RADIUS, STRANDS_EPS,
+    )  # fmt: skip
+    guide_HWC = picture_HWC.astype(np.float32) / 255
+    gain, offset = place(gain[..., 0])[..., None], place(offset[..., 0])[..., None]
+    share = guided.follow(guide_HWC, gain, offset)[..., 0]
+    t = np.clip((share - STRANDS_FROM) / (STRANDS_TO - STRANDS_FROM), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def _away(
@@ -149,16 +200,19 @@ def _within(
 
 
 def _alike(
-    rgb_HWC: Pixels, these_HW: NDArray[np.bool_], those_HW: NDArray[np.bool_]
+    rgb_HWC: Pixels,
+    these_HW: NDArray[np.bool_],
+    those_HW: NDArray[np.bool_],
+    within: float = JUST_TOLD,
 ) -> NDArray[np.bool_]:
-    """(H, W) those of some pixels whose colour an eye finds among others too."""
+    """(H, W) those of some pixels whose colour is among others' too, within a CIELAB distance."""
     lab_HWC = cv2.cvtColor(rgb_HWC.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     these_N3, those_M3 = lab_HWC[these_HW], lab_HWC[those_HW]
     alike_HW = np.zeros_like(these_HW)
     if len(those_M3):
         some_M3 = those_M3[:: -(-len(those_M3) // WALL_SAMPLES)]
         apart_NM = np.linalg.norm(these_N3[:, None] - some_M3, axis=2)
-        alike_HW[these_HW] = apart_NM.min(axis=1) < JUST_TOLD
+        alike_HW[these_HW] = apart_NM.min(axis=1) < within
     return alike_HW
 
 
@@ -170,9 +224,9 @@ def _small(crop_HWC: Pixels) -> Pixels:
     return np.asarray(resized, np.uint8)
 
 
-def _coloured_alike(crop_HWC: Pixels, labels_HW: Pixels) -> NDArray[np.bool_]:
-    """GrabCut's cut; ``labels_HW``, SKIN_SIDE square, say where it begins."""
-    bgr = _small(crop_HWC)[..., ::-1]
+def _coloured_alike(small_HWC: Pixels, labels_HW: Pixels) -> NDArray[np.bool_]:
+    """GrabCut's cut; ``labels_HW`` say where it begins."""
+    bgr = small_HWC[..., ::-1]
     if np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
         cv2.setRNGSeed(0)  # of this thread: the mixtures begin with k-means, and that with a draw
         rest, inside = np.zeros((1, 65)), np.zeros((1, 65))

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facestyle.faces import guided
 from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
 from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
 
@@ -17,8 +18,8 @@ DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and sca
 TONE_COLOUR = 0.5  # of what is done to the colour of a feature on a face that keeps its skin tone
 SKIN_COLOUR = 0.3  # of what is done to colour, where light is what a change is about
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, Rec. 601
-GUIDE_RADIUS = 2 / 64  # guided filter's window radius, share of the crop's side
-GUIDE_EPS = 0.01**2  # variance (of [0, 1] luminance) below which the guide counts as flat
+GUIDE_RADIUS = 2 / 64  # of the filter by which a change follows the photo, see ``guided``
+GUIDE_EPS = 0.01**2
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
 FLAT_RANGE, FLAT_SIGMA, FLAT_TIMES = 0.06, 2.0, 2  # share of full scale, px of a drawing's own
 MAX_FIRM = 4  # times; larger drawings are enlarged on from there, their lines firm already
@@ -57,7 +58,7 @@ def paste(
     window, to_window = window_of(aligned, height, width)
     if window is None:
         return output
-    mask = window_mask(aligned, to_window, output[window].shape[:2])
+    mask = window_mask(aligned, to_window, output[window])
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return output
@@ -65,7 +66,7 @@ def paste(
     within = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     mask, pasted = mask[within][..., None], output[window][within]
     to_window = (to_window[0] + int(columns[0]), to_window[1] + int(rows[0]))
-    side, shape = len(result_HWC), mask.shape[:2]
+    shape = mask.shape[:2]
     source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
     colour = 1.0 if drawing else TONE_COLOUR
@@ -80,12 +81,13 @@ def paste(
     # all of it counts.
     detail *= min(max(1 / aligned.scale - 1, 0.0), 1.0)
     if detail > 0:
-        gain, offset = _guided_coefficients(_luminance(crop), result - crop, side)
+        guide = _luminance(crop)[..., None]
+        gain, offset = guided.coefficients(guide, result - crop, GUIDE_RADIUS, GUIDE_EPS)
         # What the guide cannot explain at the crop's own size is enlarged as it is: brought back
         # to the crop's size, the change is then the model's own again.
-        rest = result - crop - (gain * _luminance(crop)[..., None] + offset)
+        rest = result - crop - guided.follow(guide, gain, offset)
         offset = offset + min(1.0, 2 - 2 * detail) * rest
-        change = enlarge(gain) * _luminance(source)[..., None] + enlarge(offset)
+        change = enlarge(gain[:, :, 0]) * _luminance(source)[..., None] + enlarge(offset)
         kept = source + change
         # Where the model changes much, the photo's detail (a beard's stubble, a brow) is no
         # longer that of the result: let it fade.
@@ -223,26 +225,10 @@ def overlay(picture_HWC: Pixels, aligned: AlignedFace, heat_HW: Floats) -> Pixel
         np.asarray(fine, np.float32), aligned, to_window, shape, MASK_SIDE, outside_is_zero=True
     )
     bgr = cv2.applyColorMap(np.rint(np.clip(placed, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)
-    share = 0.5 * window_mask(aligned, to_window, shape)[..., None]
+    share = 0.5 * window_mask(aligned, to_window, output[window])[..., None]
     mixed = output[window] + share * (bgr[..., ::-1].astype(np.float32) - output[window])
     output[window] = np.rint(mixed).astype(np.uint8)
     return output
-
-
-def _guided_coefficients(guide_HW: Floats, change_HWC: Floats, side: int) -> tuple[Floats, Floats]:
-    """gain, offset (H, W, 3) with change ≈ gain · guide + offset in every window."""
-    size = 2 * max(1, round(GUIDE_RADIUS * side)) + 1
-
-    def mean(x: Floats) -> Floats:
-        return np.asarray(cv2.blur(x, (size, size), borderType=cv2.BORDER_REFLECT_101), np.float32)
-
-    guide = guide_HW[..., None]
-    mean_guide = mean(guide_HW)[..., None]
-    mean_change = mean(change_HWC)
-    variance = mean(guide_HW * guide_HW)[..., None] - mean_guide**2
-    covariance = mean(guide * change_HWC) - mean_guide * mean_change
-    gain = covariance / (variance + GUIDE_EPS)
-    return mean(gain), mean(mean_change - gain * mean_guide)
 
 
 def _in_tone(
