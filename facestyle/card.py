@@ -56,6 +56,9 @@ class ModelCard:
     """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is, and
     little of its colour (``faces.paste.in_own_colour``): of a model that changes hair, the
     attributes that it changes nothing of hair for."""
+    as_shade: tuple[str, ...] = ()
+    """Domains of whose change the light alone goes back, as behind grey glass
+    (``faces.paste.as_shade``): of a model whose glasses have colours, and they are stains."""
     on_hair: tuple[str, ...] = ()
     """Attribute models: domains that are colours of hair, two or more. Of their change only that of
     the hair goes back, which is found by where their results differ (``faces.masks.hair``)."""
@@ -151,12 +154,19 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
     if len(set(card.domains)) < len(card.domains):
         raise CheckpointError("the model card names a domain twice")
     for name, listed in (
-        ("drawings", card.drawings), ("on_skin", card.on_skin), ("on_hair", card.on_hair),
+        ("drawings", card.drawings), ("on_skin", card.on_skin), ("as_shade", card.as_shade),
+        ("on_hair", card.on_hair),
     ):  # fmt: skip
         if strangers := set(listed) - set(card.domains):
             raise CheckpointError(
                 f"the model card's {name} has '{min(strangers)}', which is no domain"
             )
+    ways = [*card.on_skin, *card.as_shade, *card.on_hair]
+    if twice := [name for name in card.domains if ways.count(name) > 1]:
+        raise CheckpointError(
+            f"the model card has '{twice[0]}' go back in two ways, "
+            "expected one of on_skin, as_shade and on_hair"
+        )
     if card.pasted not in PASTED:
         raise CheckpointError(f"the model card's pasted is not among {', '.join(PASTED)}")
     if not card.styles or not set(card.styles) <= STYLES:

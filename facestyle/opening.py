@@ -213,6 +213,7 @@ def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
         attribute_sets=renamed(card.attribute_sets),
         exclusive=renamed(card.exclusive),
         on_skin=renamed(card.on_skin),
+        as_shade=renamed(card.as_shade),
         on_hair=renamed(card.on_hair),
         drawings=renamed(card.drawings),
     )

@@ -6,20 +6,32 @@ nor how a detector or a network works.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from facestyle.card import ModelCard
+from facestyle.edits import Edit
 from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
 from facestyle.faces.align import AlignedFace, align, whole
 from facestyle.faces.masks import hair
-from facestyle.faces.paste import DETAIL, drawn, in_own_colour, overlay, paste, reshape
+from facestyle.faces.paste import (
+    DETAIL,
+    as_shade,
+    drawn,
+    in_own_colour,
+    overlay,
+    paste,
+    reshape,
+)  # fmt: skip
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
+
+# Result, crop and its flow → what goes back, each (H, W, 3) in [-1, 1].
+Finish = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,39 +210,60 @@ def networks(
     if edit is None or template_52 is None:
         images_NCHW = model.translate(crops_NCHW, style, template_52)
         return Made(images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style))
-    # Hair and the rest each by itself: asked for both, a model does of each a little to the other.
-    coloured, rest = edit.among(card.on_hair), edit.among(set(card.domains) - set(card.on_hair))
-    if rest.names:
-        style = model.edited(rest)
+    # Each kind of change by itself: asked for two, a model does of each a little to the other, and
+    # of each something else goes back.
+    coloured = edit.among(card.on_hair)
+    others = set(card.domains).difference(card.on_hair, card.on_skin, card.as_shade)
+    kinds: list[tuple[Collection[str], Finish | None]] = [
+        (card.on_skin, in_own_colour), (card.as_shade, as_shade), (others, None),
+    ]  # fmt: skip
+    rest = [(part, finish) for names, finish in kinds if (part := edit.among(names)).names]
+    if not rest:
+        made = _changed(crops_NCHW, model, coloured, None, template_52)
+        return replace(made, colours_NHW=model.hair_colours(crops_NCHW))
+    made = _together(crops_NCHW, [_changed(crops_NCHW, model, *one, template_52) for one in rest])
+    if not coloured.names:
+        return made
+    colours_NHW = model.hair_colours(crops_NCHW)
+    hair_NCHW = model.translate(crops_NCHW, model.edited(coloured), template_52)
+    masks_N1HW = np.stack(
+        [
+            cv2.resize(hair(crop_HWC, colours_HW, template_52), colours_HW.shape)[None]
+            for crop_HWC, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
+        ]
+    )
+    images_NCHW = made.images_NCHW + masks_N1HW * (hair_NCHW - made.images_NCHW)
+    return replace(made, images_NCHW=images_NCHW, colours_NHW=colours_NHW)
+
+
+def _changed(
+    crops_NCHW: np.ndarray,
+    model: Translator,
+    edit: Edit,
+    finish: Finish | None,
+    template_52: np.ndarray,
+) -> Made:
+    """What a model makes of crops by one kind of edit, and what that goes back as."""
+    style = model.edited(edit)
     images_NCHW = model.translate(crops_NCHW, style, template_52)
     flow_NHW2 = model.flow(crops_NCHW, style)
-    if rest.names and set(rest.names) <= set(card.on_skin):
-        images_NCHW = _in_own_colour(images_NCHW, crops_NCHW, flow_NHW2)
-    if not coloured.names:
-        return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2)
-    colours_NHW = model.hair_colours(crops_NCHW)
-    if rest.names:
-        hair_NCHW = model.translate(crops_NCHW, model.edited(coloured), template_52)
-        masks_N1HW = np.stack(
-            [
-                cv2.resize(hair(crop_HWC, colours_HW, template_52), colours_HW.shape)[None]
-                for crop_HWC, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
-            ]
-        )
-        images_NCHW = images_NCHW + masks_N1HW * (hair_NCHW - images_NCHW)
-    return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2, colours_NHW=colours_NHW)
+    if finish is not None:
+        flows = [None] * len(images_NCHW) if flow_NHW2 is None else flow_NHW2
+        images_NHWC, crops_NHWC = (x.transpose(0, 2, 3, 1) for x in (images_NCHW, crops_NCHW))
+        triples = zip(images_NHWC, crops_NHWC, flows, strict=True)
+        images_NCHW = np.stack([finish(*three).transpose(2, 0, 1) for three in triples])
+    return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2)
 
 
-def _in_own_colour(
-    images_NCHW: np.ndarray, crops_NCHW: np.ndarray, flow_NHW2: np.ndarray | None
-) -> np.ndarray:
-    flows = [None] * len(images_NCHW) if flow_NHW2 is None else flow_NHW2
-    pairs = zip(images_NCHW, crops_NCHW, flows, strict=True)
-    return np.stack(
-        [
-            in_own_colour(one.transpose(1, 2, 0), crop.transpose(1, 2, 0), flow).transpose(2, 0, 1)
-            for one, crop, flow in pairs
-        ]
+def _together(crops_NCHW: np.ndarray, made: Sequence[Made]) -> Made:
+    """Several changes of the same crops, added."""
+    if len(made) == 1:
+        return made[0]
+    change_NCHW = np.sum([one.images_NCHW - crops_NCHW for one in made], axis=0)
+    flows = [one.flow_NHW2 for one in made if one.flow_NHW2 is not None]
+    return Made(
+        images_NCHW=np.clip(crops_NCHW + change_NCHW, -1, 1),
+        flow_NHW2=np.sum(flows, axis=0) if flows else None,
     )
 
 

@@ -87,6 +87,8 @@ class Recipe:
     """What of a crop goes back into a photo, where not what suits the family."""
     on_skin: str = ""
     """Domains of which only what they do to the skin goes back."""
+    as_shade: str = ""
+    """Domains of which only what they do to the light goes back."""
     on_hair: str = ""
     """Domains that are colours of hair, of which only what they do to it goes back."""
     drawings: str = ""
@@ -233,6 +235,7 @@ RECIPES = {
         domains=ATTRIBUTES,
         alignment="celeba",
         on_skin="Male,Smiling,Young",  # what is done for them to hair and walls is stains
+        as_shade="Eyeglasses",  # its colours are stains too
         on_hair="Black_Hair,Blond_Hair,Brown_Hair",  # and for these to faces, paleness
         both_ways=True,
         cpu=(
@@ -496,6 +499,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "alignment": recipe.alignment,
         "pasted": recipe.pasted,
         "on_skin": recipe.on_skin,
+        "as_shade": recipe.as_shade,
         "on_hair": recipe.on_hair,
         "drawings": recipe.drawings,
         "eyes": recipe.eyes,

@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--without", default="", help="attributes to leave out, comma-joined")
     parser.add_argument("--strength", type=float, help="of a painter's changes")
     parser.add_argument("--mean", type=Path, help="another state of it, to take the mean with")
+    parser.add_argument("--as-shade", default="", help="attributes, comma-joined, for the card")
     parser.add_argument("--both-ways", action="store_true", help="for the card")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
@@ -111,10 +112,14 @@ def main() -> None:
             parser.error("one of an exclusive group cannot be left out")
         kept = tuple(name for name in card.domains if name not in left_out)
         parts = kept_alone(parts, card.domains, kept)
-        on_skin, on_hair = (
-            tuple(name for name in named if name in kept) for named in (card.on_skin, card.on_hair)
+        card = replace(
+            card,
+            domains=kept,
+            **{
+                field: tuple(name for name in getattr(card, field) if name in kept)
+                for field in ("on_skin", "as_shade", "on_hair")
+            },
         )
-        card = replace(card, domains=kept, on_skin=on_skin, on_hair=on_hair)
     if options.strength:
         try:
             parts = strengthened(parts, options.strength)
@@ -123,6 +128,7 @@ def main() -> None:
     given = {
         "without": options.without,
         "strength": options.strength,
+        "as-shade": options.as_shade,
         "mean": options.mean and "/".join(options.mean.parts[-2:]),  # the run's folder says which
     }
     changed = [f"--{name} {value}" for name, value in given.items() if value]
@@ -131,6 +137,8 @@ def main() -> None:
         card = replace(card, command=f"{card.command}; recipes/ship.py {' '.join(changed)}")
     if options.both_ways:
         card = replace(card, both_ways=True)
+    if options.as_shade:
+        card = replace(card, as_shade=tuple(options.as_shade.split(",")))
     if options.about:
         card = replace(card, about=options.about)
     if options.scores:

@@ -24,9 +24,11 @@ from facestyle.faces.align import (
 )
 from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin
 from facestyle.faces.paste import (
+    LUMA,
     MAX_FIRM,
     SKIN_COLOUR,
     TONE_COLOUR,
+    as_shade,
     drawn,
     firm_lines,
     in_own_colour,
@@ -416,6 +418,22 @@ def test_what_changes_in_its_own_colour_changes_its_light(moved: bool) -> None:
     assert in_own_colour(same + tint, crop, flow) - same == pytest.approx(
         np.broadcast_to(SKIN_COLOUR * tint, same.shape), abs=0.005
     )
+
+
+def test_behind_a_shade_colours_fade_as_far_as_it_darkens() -> None:
+    crop = (noise_picture(SIDE, SIDE) / 127.5 - 1).astype(np.float32)
+    luma = np.array(LUMA, np.float32)
+    stained = crop + np.array([0.114, 0, -0.299], np.float32)  # as light as before
+    assert as_shade(stained, crop) == pytest.approx(crop, abs=1e-3)
+    assert as_shade(crop + 0.2, crop) == pytest.approx(crop + 0.2, abs=1e-3)  # lighter, no paler
+    half = as_shade((crop - 1) / 2, crop)  # of [0, 1] half
+    assert half == pytest.approx((crop - 1) / 2, abs=1e-3)
+    black = as_shade(np.full_like(crop, -1), crop)
+    assert black == pytest.approx(-1, abs=1e-3)
+    flow = np.full((16, 16, 2), 0.05, np.float32)
+    moved = as_shade(crop, crop, flow)
+    assert (moved @ luma) == pytest.approx(crop @ luma, abs=1e-5)  # the result's light
+    assert np.abs(moved - crop).max() > 0.05  # the moved face's colours
 
 
 def test_a_drawing_alone_is_flat_between_its_lines() -> None:

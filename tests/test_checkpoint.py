@@ -589,8 +589,8 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_a_card_comes_back() -> None:
     full = replace(
         CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
-        pasted="crop", drawings=CARD.domains[:1], on_skin=CARD.domains[1:], on_hair=CARD.domains,
-        styles=("attributes",),
+        pasted="crop", domains=tuple("abcdef"), drawings=tuple("abcde"), on_skin=("b",),
+        as_shade=("c", "d"), on_hair=("e", "f"), styles=("attributes",),
         alignment="anime", eyes=1.8, both_ways=True,
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
@@ -632,6 +632,8 @@ def test_a_card_whose_eyes_would_change_from_photo_to_photo_is_refused() -> None
         ("drawings", "a"),
         ("drawings", ["no domain"]),
         ("on_skin", ["no domain"]),
+        ("as_shade", ["no domain"]),
+        ("on_skin", [CARD.domains[0]] * 2),  # a domain goes back in one way
         ("on_hair", ["no domain"]),
         ("on_hair", list(CARD.domains)),  # of a model without attributes
         ("both_ways", 1),

@@ -22,7 +22,7 @@ from facestyle.faces.align import (
     with_larger_eyes,
 )
 from facestyle.faces.masks import hair, paste_mask
-from facestyle.faces.paste import DETAIL, MAX_FIRM, SKIN_COLOUR
+from facestyle.faces.paste import DETAIL, LUMA, MAX_FIRM, SKIN_COLOUR
 from facestyle.images import to_model
 from facestyle.pipeline import (
     Made,
@@ -260,11 +260,42 @@ def test_what_is_done_to_skin_hardly_stains_it(picture: np.ndarray) -> None:
     full = pytest.approx(0.413, abs=0.01)
     assert stain(aligned, "smile") == pytest.approx(SKIN_COLOUR * 0.413, abs=0.01)
     assert stain(aligned, "glasses") == full  # no attribute of the skin
-    assert stain(aligned, "smile", "glasses") == full
+    both = pytest.approx((1 + SKIN_COLOUR) * 0.413, abs=0.02)
+    assert stain(aligned, "smile", "glasses") == both  # each as it is alone
     assert stain([replace(aligned[0], template_52=None)], "smile") == full  # a ready crop
     # With a colour of hair, where no hair is.
     found = stain(aligned, "smile", "blond")
     assert np.median(found) == pytest.approx(SKIN_COLOUR * 0.413, abs=0.01)
+
+
+def test_glasses_may_be_dark_and_of_no_colour(picture: np.ndarray) -> None:
+    picture = np.rint(60 + picture * 0.5).astype(np.uint8)
+    picture[..., 0] += 40
+    card = replace(colouring_model().card, as_shade=("glasses",))
+    aligned = [align(picture, face_at(200, 150, 60).landmarks_52, "celeba", SIDE, "crop")]
+
+    class DarkeningBackend(StainingBackend):
+        def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
+            made = super().run(role, *arrays)
+            return made - 0.3 * arrays[1][:, 3:, None, None] if role == "generator" else made
+
+    def colours(*on: str) -> tuple[np.ndarray, np.ndarray]:
+        """Light, and red less blue, of the lower half."""
+        model = Translator(card, DarkeningBackend())
+        (face,) = translate_crops(aligned, model, model.edited(Edit(on=on, source=())))
+        lower = face.result_HWC[SIDE // 2 :].astype(float)
+        return lower @ np.array(LUMA), lower[..., 0] - lower[..., 2]
+
+    before = aligned[0].crop_HWC[SIDE // 2 :].astype(float)
+    light, tint = before @ np.array(LUMA), before[..., 0] - before[..., 2]
+    dark, faded = colours("glasses")
+    assert dark - light == pytest.approx(-0.3 * 127.5, abs=1.5)
+    assert faded == pytest.approx(tint * dark / light, abs=2)
+    # Beside a smile both are what they are alone.
+    smiling, reddened = colours("smile")
+    both = colours("smile", "glasses")
+    assert both[0] == pytest.approx(dark + smiling - light, abs=2)
+    assert both[1] == pytest.approx(faded + reddened - tint, abs=3)
 
 
 class OneSidedBackend(MixingBackend):

@@ -565,12 +565,12 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
         facestyle.load(start(data, tmp_path / "runs", **told).folder / "model.safetensors").card
         for told in (
             {},
-            {"pasted": "skin", "drawings": "red", "on_skin": "blue,red", "both_ways": True},
+            {"pasted": "skin", "drawings": "red", "on_skin": "blue", "both_ways": True},
         )
     ]
     assert [(card.pasted, card.drawings, card.on_skin, card.both_ways) for card in cards] == [
         ("face", (), (), False),
-        ("skin", ("red",), ("blue", "red"), True),
+        ("skin", ("red",), ("blue",), True),
     ]
     larger = {"drawings": "red", "eyes": 1.5, "alignment": "anime"}
     card = facestyle.load(
@@ -591,7 +591,7 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
             data / "red", family="pix2pix", runs=tmp_path / "pairs", watcher=Quiet(),
             tables={"run": {"domains": "red", **larger}},
         )  # fmt: skip
-    for setting in ("drawings", "on_skin", "on_hair"):
+    for setting in ("drawings", "on_skin", "as_shade", "on_hair"):
         with pytest.raises(
             UsageError, match=rf"{setting} names 'green', which is no domain .*blue, red"
         ):

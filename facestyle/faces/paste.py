@@ -169,11 +169,24 @@ def in_own_colour(result_HWC: Floats, crop_HWC: Floats, flow_HW2: Floats | None 
         result_HWC, crop_HWC: float32, of any range.
         flow_HW2: how the crop's shape was moved in the result, see ``reshape``.
     """
-    if flow_HW2 is not None:
-        crop_HWC = _displaced(crop_HWC, _in_crop(flow_HW2, len(crop_HWC)), cv2.INTER_LINEAR)
+    crop_HWC = _moved(crop_HWC, flow_HW2)
     change = result_HWC - crop_HWC
     light = _luminance(change)[..., None]
     return np.asarray(crop_HWC + light + SKIN_COLOUR * (change - light), np.float32)
+
+
+def as_shade(result_HWC: Floats, crop_HWC: Floats, flow_HW2: Floats | None = None) -> Floats:
+    """A result with the light that a model gave it alone, whose colours fade where it is darker, as
+    behind grey glass: for glasses, whose own colours were mostly stains.
+
+    Args:
+        result_HWC, crop_HWC: float32 in [-1, 1].
+        flow_HW2: as for ``in_own_colour``.
+    """
+    crop_HWC = _moved(crop_HWC, flow_HW2)
+    was, now = (_luminance(x)[..., None] for x in (crop_HWC, result_HWC))
+    faded = np.clip((now + 1) / np.maximum(was + 1, 1 / 127.5), 0, 1)
+    return np.asarray(now + faded * (crop_HWC - was), np.float32)
 
 
 def reshape(
@@ -252,6 +265,14 @@ def _in_crop(flow_HW2: Floats, side: int) -> Floats:
     flow_HW2 = np.asarray(flow_HW2, np.float32)
     enlarged = cv2.resize(side * flow_HW2, (side, side), interpolation=cv2.INTER_CUBIC)
     return np.asarray(enlarged, np.float32)
+
+
+def _moved(crop_HWC: Floats, flow_HW2: Floats | None) -> Floats:
+    """A crop whose shape has moved, see ``reshape``."""
+    if flow_HW2 is None:
+        return crop_HWC
+    flow_HW2 = _in_crop(flow_HW2, len(crop_HWC))
+    return np.asarray(_displaced(crop_HWC, flow_HW2, cv2.INTER_LINEAR), np.float32)
 
 
 def _displaced(values_HWC: NDArray, flow_HW2: Floats, interpolation: int) -> NDArray:

@@ -208,6 +208,7 @@ def _run(
         alignment=run.alignment,
         pasted=run.pasted or card.pasted,
         on_skin=_names(run.on_skin),
+        as_shade=_names(run.as_shade),
         on_hair=_names(run.on_hair),
         drawings=_names(run.drawings),
         eyes=None if run.eyes == 1 else run.eyes,
@@ -267,7 +268,7 @@ def _pictures(family: ModelFamily, run: RunConfig, data: Path) -> Pictures:
     from facestyle.training.data import read_layout
 
     pictures = read_layout(family.layout, data, _names(run.domains))
-    for setting in ("drawings", "on_skin", "on_hair"):
+    for setting in ("drawings", "on_skin", "as_shade", "on_hair"):
         named = _names(getattr(run, setting))
         if strangers := [name for name in named if name not in pictures.domains]:
             raise UsageError(

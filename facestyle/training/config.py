@@ -67,6 +67,9 @@ class RunConfig:
     on_skin: str = ""
     """Comma-separated domains of whose change only that of the face's skin goes back, for the card:
     attributes for which a model that changes hair does nothing to it."""
+    as_shade: str = ""
+    """Comma-separated domains of whose change the light alone goes back, as behind grey glass, for
+    the card: dark glasses."""
     on_hair: str = ""
     """Comma-separated domains, two or more, that are colours of hair, for the card: of their change
     only that of the hair goes back."""
