@@ -190,6 +190,13 @@ class UGATIT:
                 f"unseen is {config.unseen}, and these discriminators see all of a picture",
                 'judge = "domains", or unseen = 0',
             )
+        if not 0 <= config.closer <= 1:
+            raise UsageError(f"closer is {config.closer}, expected 0 to 1")
+        if config.closer and config.judge == "patches":
+            raise UsageError(
+                f"closer is {config.closer}, and these discriminators see pictures as they are",
+                'judge = "domains", or closer = 0',
+            )
         if config.recolour and config.judge == "patches":
             raise UsageError(
                 "recolour is on, and these discriminators see pictures as they are",
