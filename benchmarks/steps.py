@@ -24,10 +24,9 @@ from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
 from facestyle.pipeline import (
     aligned_faces,
-    paste_all,
+    finish_for,
+    finished,
     translate_crops,
-    usual_detail,
-    usual_tone,
 )
 from facestyle.translator import Style, Translator
 
@@ -59,8 +58,7 @@ def main() -> None:
         style, card = some_style(model), model.card
         aligned = aligned_faces(photo_HWC, model, detector=detector)
         faces = translate_crops(aligned, model, style)
-        detail = usual_detail(card, card.alignment)
-        tone = usual_tone(card, card.alignment, style)
+        finish = finish_for(card, card.alignment, style, crop_only=False)
         steps: dict[str, Callable[[], object]] = {
             "detect": lambda model=model: aligned_faces(photo_HWC, model, detector=detector),
             "translate": lambda a=aligned, m=model, s=style: translate_crops(a, m, s),
@@ -69,9 +67,7 @@ def main() -> None:
             masked = [
                 replace(face, aligned=replace(face.aligned, pasted=(pasted,))) for face in faces
             ]
-            steps[f"paste, {pasted}"] = lambda f=masked, d=detail, t=tone: paste_all(
-                photo_HWC, f, detail=d, tone=t
-            )
+            steps[f"paste, {pasted}"] = lambda f=masked, how=finish: finished(photo_HWC, f, how)
         times: dict[str, list[float]] = {step: [] for step in steps}
         with side_by_side():  # on one thread, as in a folder
             for _ in range(options.rounds):

@@ -51,16 +51,17 @@ class Edit:
 
 def check(edit: Edit, card: ModelCard) -> None:
     """Raises UsageError where nothing is to change, an attribute is wanted in two ways, or two of
-    one exclusive group are."""
+    one exclusive group may come."""
     wanted = [*edit.on, *edit.off, *edit.flip]
     if not wanted:
         raise UsageError("no attribute to change", f"it knows {', '.join(card.domains)}")
     if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise UsageError(f"'{twice[0]}' is wanted in two ways", "name it once")
     for group in _groups(card):
-        if len(both := [name for name in edit.on if name in group]) > 1:
+        if len(both := [name for name in (*edit.on, *edit.flip) if name in group]) > 1:
             raise UsageError(
-                f"{' and '.join(both)} exclude each other", f"set one of {', '.join(group)}"
+                f"{' and '.join(both)} exclude each other",
+                f"set or flip one of {', '.join(group)}",
             )
 
 

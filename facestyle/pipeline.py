@@ -30,8 +30,8 @@ from facestyle.faces.paste import (
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
 
-# Result, crop and its flow → what goes back, each (H, W, 3) in [-1, 1].
-Finish = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+# Result, crop and its flow → what of the result is kept, each (H, W, 3) in [-1, 1].
+Correction = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,20 +117,54 @@ def restyle(
         UsageError: the style's domain or the face choice does not exist, or ``all`` faces are
             to be one crop.
     """
-    card, template = model.card, model.card.alignment
-    if crop_only is None:
-        crop_only = usual_crop_only(card, template, style, face)
-    elif crop_only:
-        one_crop(face)
+    finish = finish_for(
+        model.card, model.card.alignment, style, face, detail=detail, tone=tone, crop_only=crop_only
+    )
     aligned = aligned_faces(picture_HWC, model, face, detector=detector, min_score=min_score)
-    faces = translate_crops(aligned, model, style)
-    if tone is None:
-        tone = usual_tone(card, template, style)
+    return finished(picture_HWC, translate_crops(aligned, model, style), finish)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How results become a picture."""
+
+    detail: float
+    """How much of the photo's own detail stays, see ``paste.paste``."""
+    tone: float
+    """How much of its skin tone and light, see ``paste.paste``."""
+    crop_only: bool
+    """Whether the crop alone is the picture, see ``alone``."""
+
+
+def finish_for(
+    card: ModelCard,
+    template: str,
+    style: Style,
+    face: str = "largest",
+    *,
+    detail: float | None = None,
+    tone: float | None = None,
+    crop_only: bool | None = None,
+) -> Finish:
+    """What was asked for, and what is usual where nothing was.
+
+    Raises:
+        UsageError: one crop of all faces.
+    """
     if crop_only:
-        return alone(faces[0], tone=tone)
-    if detail is None:
-        detail = usual_detail(card, template)
-    return paste_all(picture_HWC, faces, detail=detail, tone=tone)
+        one_crop(face)
+    return Finish(
+        detail=usual_detail(card, template, style) if detail is None else detail,
+        tone=usual_tone(card, template, style) if tone is None else tone,
+        crop_only=usual_crop_only(card, template, style, face) if crop_only is None else crop_only,
+    )
+
+
+def finished(picture_HWC: np.ndarray, faces: Sequence[Restyled], finish: Finish) -> np.ndarray:
+    """The picture with its restyled faces, or the one face alone."""
+    if finish.crop_only:
+        return alone(faces[0], tone=finish.tone)
+    return paste_all(picture_HWC, faces, detail=finish.detail, tone=finish.tone)
 
 
 def usual_crop_only(card: ModelCard, template: str, style: Style, face: str) -> bool:
@@ -145,12 +179,15 @@ def one_crop(face: str) -> None:
         raise UsageError("--crop-only writes one crop", "choose it with --face largest or --face N")
 
 
-def usual_detail(card: ModelCard, template: str) -> float:
-    """``DETAIL`` for faces. Of a model that changes hair too, all of the change: a new colour is
-    no edge of the photo's. Nothing between photo and drawing: the photo's lids and pores are no
-    lines of a drawing's, nor a drawing's lines a face's, and a ready crop may be either."""
+def usual_detail(card: ModelCard, template: str, style: Style) -> float:
+    """``DETAIL`` for faces. All of it for a colour of hair: its strands are the photo's. Of a model
+    that changes hair otherwise, all of the change: what is new is no edge of the photo's. 0
+    between photo and drawing, and for ready crops: the one's detail does not belong in the other.
+    """
     if template == "none" or card.drawings:
         return 0.0
+    if style.edit is not None and set(style.edit.names) <= set(card.on_hair):
+        return 1.0
     return 0.5 if card.pasted == "crop" else DETAIL
 
 
@@ -214,10 +251,10 @@ def networks(
     # of each something else goes back.
     coloured = edit.among(card.on_hair)
     others = set(card.domains).difference(card.on_hair, card.on_skin, card.as_shade)
-    kinds: list[tuple[Collection[str], Finish | None]] = [
+    kinds: list[tuple[Collection[str], Correction | None]] = [
         (card.on_skin, in_own_colour), (card.as_shade, as_shade), (others, None),
     ]  # fmt: skip
-    rest = [(part, finish) for names, finish in kinds if (part := edit.among(names)).names]
+    rest = [(part, correct) for names, correct in kinds if (part := edit.among(names)).names]
     if not rest:
         made = _changed(crops_NCHW, model, coloured, None, template_52)
         return replace(made, colours_NHW=model.hair_colours(crops_NCHW))
@@ -240,18 +277,18 @@ def _changed(
     crops_NCHW: np.ndarray,
     model: Translator,
     edit: Edit,
-    finish: Finish | None,
+    correct: Correction | None,
     template_52: np.ndarray,
 ) -> Made:
-    """What a model makes of crops by one kind of edit, and what that goes back as."""
+    """What a model makes of crops by one kind of edit, and what of it is kept."""
     style = model.edited(edit)
     images_NCHW = model.translate(crops_NCHW, style, template_52)
     flow_NHW2 = model.flow(crops_NCHW, style)
-    if finish is not None:
+    if correct is not None:
         flows = [None] * len(images_NCHW) if flow_NHW2 is None else flow_NHW2
         images_NHWC, crops_NHWC = (x.transpose(0, 2, 3, 1) for x in (images_NCHW, crops_NCHW))
         triples = zip(images_NHWC, crops_NHWC, flows, strict=True)
-        images_NCHW = np.stack([finish(*three).transpose(2, 0, 1) for three in triples])
+        images_NCHW = np.stack([correct(*three).transpose(2, 0, 1) for three in triples])
     return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2)
 
 

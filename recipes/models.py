@@ -36,7 +36,6 @@ import numpy as np
 import score
 
 from facestyle import training
-from facestyle.families import family_named
 from facestyle.training import prepare
 from facestyle.training.loop import Progress, Sheet, read_metrics
 
@@ -401,14 +400,11 @@ def in_time(
     if not path.is_file():
         seconds = []
         for stage in stages:
-            own = dict(stage.tables.get(recipe.family, {}))
-            if hasattr(family_named(recipe.family).config(), "warmup_steps"):
-                own["warmup_steps"] = 0  # in which an iteration is cheap
             estimate = training.estimate(
                 data_of(stage.data or name, options.faces, options.work),
                 family=recipe.family,
                 preset="compact",
-                tables={"run": _run_settings(recipe, stage, options), recipe.family: own},
+                tables={**stage.tables, "run": _run_settings(recipe, stage, options)},
                 device=options.device,
             )
             seconds.append(estimate.seconds * stage.tables["run"]["steps"])

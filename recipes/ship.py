@@ -12,7 +12,8 @@ writes the scores on the card, exports the ONNX twin, and prints both files' ent
 nothing worth showing: a face is taken to lack them. ``--strength`` makes a painter's changes larger
 than it learned to make them: in training a change has a cost, which keeps it where it belongs and
 smaller than what was asked for. ``--mean`` takes the mean with the model of the stage before.
-``--both-ways`` has users get the mean with the mirrored face's result, see ``facestyle.card``.
+``--both-ways`` has users get the mean with the mirrored face's result, and ``--as-shade`` the light
+alone of what it does for some attributes, see ``facestyle.card``.
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ def main() -> None:
         card = replace(card, both_ways=True)
     if options.as_shade:
         card = replace(card, as_shade=tuple(options.as_shade.split(",")))
+        if strangers := [name for name in card.as_shade if name not in card.domains]:
+            parser.error(f"{options.model} does not know {', '.join(strangers)}")
     if options.about:
         card = replace(card, about=options.about)
     if options.scores:

@@ -126,7 +126,7 @@ def test_what_auto_picks_keeps_the_default_models_picture(shared: Path, every: i
         def restyled(model: Translator) -> np.ndarray:
             style = model.style("female" if path.name.startswith("male") else "male")  # noqa: B023
             faces = translate_crops(aligned, model, style)  # noqa: B023
-            detail = usual_detail(model.card, model.card.alignment)
+            detail = usual_detail(model.card, model.card.alignment, style)
             return paste_all(picture_HWC, faces, detail=detail)[inside] / 255  # noqa: B023
 
         difference = restyled(quick) - restyled(exact)

@@ -496,12 +496,20 @@ def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
 def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:
     face = fake_model().card
     crop, drawn = replace(face, pasted="crop"), replace(face, drawings=("bright",))
-    assert usual_detail(face, "celeba") == DETAIL > usual_detail(crop, "celeba") > 0
-    assert usual_detail(replace(face, pasted="skin"), "celeba") == DETAIL
-    assert usual_detail(face, "none") == usual_detail(crop, "none") == 0
-    assert usual_detail(drawn, "celeba") == usual_detail(replace(drawn, pasted="crop"), "none") == 0
     model = fake_model()
     seeded, fixed = model.sample_style("bright"), Style(domain="bright", origin="fixed")
+    assert usual_detail(face, "celeba", fixed) == DETAIL > usual_detail(crop, "celeba", fixed) > 0
+    assert usual_detail(replace(face, pasted="skin"), "celeba", fixed) == DETAIL
+    assert usual_detail(face, "none", fixed) == usual_detail(crop, "none", fixed) == 0
+    assert usual_detail(drawn, "celeba", fixed) == 0
+    assert usual_detail(replace(drawn, pasted="crop"), "none", fixed) == 0
+    # A colour of hair alone keeps every strand of the photo's.
+    colouring = colouring_model()
+    hair, hair_and_more = (colouring.edited(Edit(on=on)) for on in (("blond",), ("blond", "smile")))
+    assert usual_detail(colouring.card, "celeba", hair) == 1
+    assert usual_detail(colouring.card, "celeba", hair_and_more) == usual_detail(
+        crop, "celeba", fixed
+    )
     read = replace(seeded, drawn=False, origin="reference")
     for style in (seeded, fixed, read):
         assert usual_tone(drawn, "celeba", style) == 1

@@ -848,6 +848,30 @@ def test_an_estimate_measures_and_writes_nothing(data: Path, tmp_path: Path) -> 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_estimate_is_of_iterations_in_which_all_learns(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge alone, for 50 iterations, takes no time here; R1 comes in every third."""
+    from facestyle.families.stargan_v2.objective import Task
+
+    steps: list[int] = []
+    clock = 0.0
+
+    def step(self: Task, batch: object) -> dict[str, float]:
+        nonlocal clock
+        clock += 0 if self.step_index < 50 else 5 if self.step_index % 3 == 0 else 2
+        steps.append(self.step_index)
+        self.step_index += 1
+        return {}
+
+    monkeypatch.setattr(Task, "step", step)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock)
+    tables = {"run": RUN, "stargan-v2": {**TINY, "warmup_steps": 50, "r1_every": 3}}
+    found = training.estimate(data, family="stargan-v2", preset="paper", tables=tables)
+    assert steps == [50, 51, 52, 53]
+    assert found.seconds == pytest.approx(3)
+
+
 def test_sliced_wasserstein_is_zero_for_equal_sets_and_grows_with_the_difference() -> None:
     rng = np.random.default_rng(0)
     a = rng.uniform(-1, 1, (8, 3, 32, 32)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class TorchBackend:
         """
         if role not in self.modules:
             raise UsageError(f"this model has no role '{role}'", f"it has {', '.join(self.roles)}")
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), self._exactly():
             parts = [
                 self.modules[role](*map(self._tensor, part)).float().cpu().numpy()
                 for part in self._parts(role, arrays)
@@ -68,6 +69,15 @@ class TorchBackend:
     def _autocast(self) -> torch.autocast:
         reduced = self.precision != "fp32"
         return torch.autocast(self.device.type, TYPES[self.precision], enabled=reduced)
+
+    def _exactly(self) -> AbstractContextManager[None]:
+        """On a GPU float32 is not TF32, which has float16's digits, as it is not in onnxruntime."""
+        if self.device.type != "cuda" or self.precision != "fp32":
+            return nullcontext()
+        flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+            enabled=True, allow_tf32=False
+        )
+        return flags
 
     def _parts(self, role: str, arrays: Sequence[np.ndarray]) -> Sequence[Sequence[np.ndarray]]:
         """What goes through the network at once: on a CPU no more than ``CPU_PIXELS``."""

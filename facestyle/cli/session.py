@@ -1,6 +1,6 @@
-"""An opened model at work on pictures: read, restyled, pasted, written, told, one by one or side by
-side. Which pictures, and what becomes of the account, is ``restyling``'s; how a style comes about
-the command's.
+"""An opened model applied to pictures: reads, restyles, pastes, writes and reports each, one after
+the other or side by side. ``restyling`` chooses the pictures and keeps the account; the command
+supplies the styles.
 """
 
 from __future__ import annotations
@@ -177,12 +177,17 @@ class Session:
         crew: Crew,
     ) -> None:
         from facestyle.batch import runs_side_by_side
-        from facestyle.pipeline import usual_detail
+        from facestyle.pipeline import finish_for
 
         self.wish = wish
         self.template = template_of(wish, translator)
-        usual = usual_detail(translator.card, self.template)
-        self.detail = usual if wish.detail is None else wish.detail
+        self.finishes = [
+            finish_for(
+                translator.card, self.template, style, wish.face,
+                detail=wish.detail, tone=wish.tone, crop_only=wish.crop_only,
+            )
+            for style in styles
+        ]  # fmt: skip
         self.translator = translator
         self.detector = detector
         self.styles = styles
@@ -282,16 +287,11 @@ class Session:
         import numpy as np
 
         from facestyle.images import write_picture
-        from facestyle.pipeline import alone, paste_all
+        from facestyle.pipeline import finished
 
-        wish, picture, style = self.wish, work.picture, self.styles[job.variant]
+        wish, picture = self.wish, work.picture
         assert picture is not None, "it has been read"
-        tone = self.tone(style)
-        pixels_HWC = (
-            alone(faces[0], tone=tone)
-            if self.crop_only(style)
-            else paste_all(picture.pixels_HWC, faces, detail=self.detail, tone=tone)
-        )
+        pixels_HWC = finished(picture.pixels_HWC, faces, self.finishes[job.variant])
         target = job.target or _binary(sys.stdout, "stdout")
         if job.target is not None and wish.output is not None:
             _make_folder(job.target.parent)
@@ -301,51 +301,38 @@ class Session:
             target,
             picture.with_pixels(pixels_HWC),
             format=None if job.target else wish.format or "png",
-            recipe=self.recipe(style),
+            recipe=self.recipe(job.variant),
             mark=wish.mark,
             keep_metadata=wish.keep_metadata,
         )
         if lost:
             work.report.note(f"{job.target or 'stdout'}: {lost}")
         if wish.cam and job.target is not None:
-            self.write_attention(work, picture, style, job.target)
-        self.tell(work, job, style)
+            self.write_attention(work, picture, job.variant, job.target)
+        self.tell(work, job)
 
-    def write_attention(self, work: _Work, picture: Picture, style: Style, target: Path) -> None:
+    def write_attention(self, work: _Work, picture: Picture, variant: int, target: Path) -> None:
         """The heatmap over the photo, beside the result."""
         from facestyle.images import write_picture
         from facestyle.pipeline import attention_overlay
 
         with self.attending:
             overlay_HWC = attention_overlay(
-                picture.pixels_HWC, work.aligned, self.translator, style
+                picture.pixels_HWC, work.aligned, self.translator, self.styles[variant]
             )
         beside = target.with_name(f"{target.stem}.cam{target.suffix}")
         write_picture(
-            beside, picture.with_pixels(overlay_HWC), recipe=self.recipe(style), mark=self.wish.mark
+            beside,
+            picture.with_pixels(overlay_HWC),
+            recipe=self.recipe(variant),
+            mark=self.wish.mark,
         )
         work.report.result({"output": str(beside), "status": "attention"}, str(beside))
 
-    def tone(self, style: Style) -> float:
-        """What stays of the photo's, in this style."""
-        from facestyle.pipeline import usual_tone
-
-        if self.wish.tone is not None:
-            return self.wish.tone
-        return usual_tone(self.translator.card, self.template, style)
-
-    def crop_only(self, style: Style) -> bool:
-        """Whether nothing is put back, in this style."""
-        from facestyle.pipeline import usual_crop_only
-
-        wish = self.wish
-        if wish.crop_only is not None:
-            return wish.crop_only
-        return usual_crop_only(self.translator.card, self.template, style, wish.face)
-
-    def recipe(self, style: Style) -> dict[str, object]:
+    def recipe(self, variant: int) -> dict[str, object]:
         """All that is needed to make the same picture again."""
         card, wish = self.translator.card, self.wish
+        style, finish = self.styles[variant], self.finishes[variant]
         return {
             "version": __version__,
             "model": card.name or card.family,
@@ -354,21 +341,21 @@ class Session:
             "style": style.origin,
             "align": self.template,
             "face": wish.face,
-            "crop_only": self.crop_only(style),
-            "detail": self.detail,
-            "tone": self.tone(style),
+            "crop_only": finish.crop_only,
+            "detail": finish.detail,
+            "tone": finish.tone,
             "precision": self.translator.backend.precision,
         }
 
-    def tell(self, work: _Work, job: Job, style: Style) -> None:
+    def tell(self, work: _Work, job: Job) -> None:
         """One result; nothing on stdout where the picture itself went there."""
-        faces = len(work.aligned)
+        style, faces = self.styles[job.variant], len(work.aligned)
         finder = (
             "ready crop"
             if self.template == "none"
             else f"{faces} face{'s' if faces > 1 else ''} by {self.detector().name}"
         )
-        if self.wish.crop_only is None and self.crop_only(style):
+        if self.wish.crop_only is None and self.finishes[job.variant].crop_only:
             finder += "; the drawing alone, --paste puts it into the photo"
         values = {
             "input": job.source.name,
@@ -401,7 +388,7 @@ def _tell_without_effect(session: Session, alone: bool, report: Reporter | Lines
             "--detail": wish.detail is not None,
             "--tone": wish.tone is not None and not drawing,
         }
-        if session.crop_only(style)
+        if session.finishes[0].crop_only
         else {},
         "a single picture": {"--workers": wish.workers is not None} if alone else {},
     }

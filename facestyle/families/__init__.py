@@ -75,6 +75,11 @@ class ModelFamily(Protocol):
         """Raises UsageError for settings that no network can be built from."""
         ...
 
+    def turn(self, config: Any) -> range:
+        """The iterations of one full turn: from the first in which all that learns does, until
+        what is not done in each has been done as often as in the mean of a run."""
+        ...
+
     def new_card(self, config: Any, domains: Sequence[str]) -> ModelCard:
         """The card of a model to be trained."""
         ...

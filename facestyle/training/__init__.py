@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from facestyle.training.parallel import Processes
 
 SETTINGS_FILE = "run.json"  # all that --resume needs
-MEASURED_STEPS = 3  # of a dry run, after one to warm up
+MEASURED_STEPS = 3  # of a dry run, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Estimate:
     parameters: Mapping[str, int]
     """Of each network."""
     seconds: float
-    """An iteration; the fastest of a few, without the waiting for compilation."""
+    """An iteration in the mean of the run, without the waiting for compilation."""
     memory: float
     """Peak, MB: the GPU's, or the whole process's on a CPU."""
     steps: int
@@ -156,20 +157,27 @@ def estimate(
     task = _new_task(chosen, config, run, pictures, device)
     if origin is not None:
         _adopt(task, chosen, chosen.new_card(config, pictures.domains), origin)
+    turn = chosen.turn(config)
+    turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
+    # As if all before had been done: a judge that learns alone takes a part of the time.
+    task.load_state_dict({**task.state_dict(), "step": turn.start})
+    stop = turn.start + 1 + turns * len(turn)
     seconds = []
-    for batch in _batches(chosen, config, run, pictures, 0, 1 + MEASURED_STEPS, device):
+    for batch in _batches(chosen, config, run, pictures, turn.start, stop, device):
         began = time.perf_counter()
         task.step(batch)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
+    # The first is left out, and of equal iterations the fastest counts.
+    alike = [min(seconds[1 + place :: len(turn)]) for place in range(len(turn))]
     return Estimate(
         counts=pictures.counts(),
         parameters={
             name: sum(p.numel() for p in network.parameters())
             for name, network in task.networks.items()
         },
-        seconds=min(seconds[1:]),
+        seconds=sum(alike) / len(alike),
         memory=peak_memory(device),
         steps=run.steps,
     )

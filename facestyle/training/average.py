@@ -72,8 +72,9 @@ class Averaged:
         return dict(self._average)
 
     def state_dict(self) -> dict[str, Any]:
-        """The task's, and the averages."""
-        return {**self._task.state_dict(), "average": self._average}
+        """The task's, and the averages; what is put into it changes nothing here."""
+        average = {part: dict(state) for part, state in self._average.items()}
+        return {**self._task.state_dict(), "average": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of ``state_dict``; strict."""

@@ -181,6 +181,10 @@ class BicycleGAN:
         if not 0 <= config.beta1 < 1:
             raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
 
+    def turn(self, config: Config) -> range:
+        """See ``ModelFamily.turn``."""
+        return range(1)
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +231,14 @@ class StarGAN:
             )
         if config.labels not in ("attributes", "one-hot"):
             raise UsageError(f"unknown labels '{config.labels}'", "known: attributes, one-hot")
+
+    def turn(self, config: Config) -> range:
+        """See ``ModelFamily.turn``."""
+        from facestyle.nn.adversarial import R1_EVERY
+
+        first = config.warmup_steps + (config.warp_steps if config.warp else 0)
+        penalties = R1_EVERY if config.judge == "attributes" else 1
+        return range(first, first + lcm(config.n_critic * config.reconstruct_every, penalties))
 
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""

@@ -199,6 +199,11 @@ class StarGANv2:
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
 
+    def turn(self, config: Config) -> range:
+        """See ``ModelFamily.turn``."""
+        first = config.warmup_steps + (config.warp_steps if config.warp else 0)
+        return range(first, first + (2 if config.alternate else 1) * config.r1_every)
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(

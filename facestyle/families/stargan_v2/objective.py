@@ -264,7 +264,7 @@ class Task:
         self.config = config
         self.device = torch.device(device)
         self.bf16 = bf16
-        self.fan = fan
+        self.fan = None if fan is None else fan.to(self.device)
         self._domains = domains
         self.step_index = 0
         networks: dict[str, nn.Module] = {

@@ -241,6 +241,13 @@ class UGATIT:
         if not 0 <= config.beta1 < 1:
             raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
 
+    def turn(self, config: Config) -> range:
+        """See ``ModelFamily.turn``."""
+        from facestyle.nn.adversarial import R1_EVERY
+
+        first = config.warmup_steps
+        return range(first, first + (R1_EVERY if config.judge == "domains" else 1))
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(
