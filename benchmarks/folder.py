@@ -31,7 +31,7 @@ from facestyle import batch
 from facestyle.backends.on_torch import TorchBackend, best_device
 from facestyle.card import ModelCard
 from facestyle.cli.plan import Source, plan
-from facestyle.cli.restyling import Lines, Wish, _lazy_detector, _Session
+from facestyle.cli.session import Lines, Session, Wish, lazy_detector
 from facestyle.families.stargan_v2.networks import Generator, Sizes
 from facestyle.images import to_model
 from facestyle.pipeline import aligned_faces
@@ -92,7 +92,7 @@ def main() -> None:
         inputs.mkdir()
         paths = portraits(inputs, options.photo, options.pictures)
         wish = wish_for(inputs, options.device)
-        detector = _lazy_detector(wish, Lines())
+        detector = lazy_detector(wish, Lines())
         face = aligned_faces(np.asarray(Image.open(paths[0])), model, detector=detector())
 
         def folder(workers: int) -> None:
@@ -101,7 +101,7 @@ def main() -> None:
             sources = [Source(path=path, below=Path()) for path in paths]
             groups = [[job] for job in plan(sources, f"{results}/", ["b"], ".png")]
             with batch.Crew(workers) as crew:
-                session = _Session(wish, model, detector, [style], "", crew)
+                session = Session(wish, model, detector, [style], "", crew)
                 for outcome in session.outcomes(groups):
                     assert outcome.error is None, outcome.error
             assert len(list(results.iterdir())) == len(paths)

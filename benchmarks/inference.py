@@ -34,6 +34,7 @@ from facestyle.backends.on_torch import TorchBackend
 from facestyle.checkpoint import save_model
 from facestyle.errors import UsageError
 from facestyle.families import family_named
+from facestyle.opening import model_file
 from facestyle.translator import Translator
 
 MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -48,7 +49,7 @@ def opened(name: str, folder: Path) -> tuple[Translator, Path]:
     """A model with random weights, or what ships, and its file."""
     family_name, changes = MODELS[name]
     if not family_name:
-        path = facestyle.opening.model_file("female-male", runtime="torch")
+        path = model_file("female-male", runtime="torch")
         return facestyle.load(path), path
     from dataclasses import replace
 

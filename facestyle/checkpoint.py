@@ -13,7 +13,7 @@ import json
 import os
 import pickletools
 import re
-import tempfile
+import secrets
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -372,17 +372,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         FacestyleError: the disk is full or the folder is not writable.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary.touch(exist_ok=False)  # with the permissions that the user's files have
     except OSError as error:
         raise _unwritable(path, error) from None
-    os.close(handle)
-    temporary = Path(name)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from None

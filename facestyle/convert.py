@@ -29,7 +29,7 @@ def convert(
     *,
     half: bool = False,
     domains: Sequence[str] | None = None,
-    offline: bool = False,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write a model in another layout and return the files written.
 
@@ -39,17 +39,18 @@ def convert(
         layout: ``facestyle`` (safetensors with a card) or ``published`` (what the family's own
             program reads; it has no place for a card).
         half: float16 tensors, in our layout alone.
+        overwrite: replace files that exist.
 
     Raises:
-        UsageError: an unknown layout, or for the published one ``half``, or a model of which
-            the published program could not know what it wants to be told.
+        UsageError: a file exists, an unknown layout, or for the published one ``half``, or a model
+            of which the published program could not know what it wants to be told.
         FacestyleError: the model cannot be loaded, or the target cannot be written.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown layout '{layout}'", f"known: {', '.join(LAYOUTS)}")
     if half and layout != "facestyle":
         raise UsageError("the published layout is float32", "drop --half")
-    checkpoint = load_checkpoint(weights.resolve(model, offline=offline))
+    checkpoint = load_checkpoint(weights.resolve(model))
     card = card_of(checkpoint, domains)
     if card.relative and layout == "published":
         raise UsageError(
@@ -63,17 +64,25 @@ def convert(
     if layout == "facestyle":
         if target.suffix != ".safetensors":
             raise UsageError(f"{target} is no .safetensors file", "such as -o model.safetensors")
+        _check_free([target], overwrite)
         save_model(target, parts, card, half=half)
         return [target]
+    files = family.published(parts, card.steps or 0)
+    _check_free([target / name for name in files], overwrite)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FacestyleError(f"cannot make the folder {target}: {error.strerror}") from None
     written = []
-    for name, content in family.published(parts, card.steps or 0).items():
+    for name, content in files.items():
         write_atomically(target / name, partial(_torch_save, content))
         written.append(target / name)
     return written
+
+
+def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
+    if not overwrite and (there := [path for path in paths if path.exists()]):
+        raise UsageError(f"{there[0]} exists", "--overwrite replaces it")
 
 
 def _torch_save(content: Any, path: Path) -> None:

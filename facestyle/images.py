@@ -29,7 +29,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -66,6 +66,12 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 SUPPORTED_EXTENSIONS = tuple(_ENCODERS)
 _READ_ONLY = ".apng .gif .ico .j2k .jfif .jp2 .jpe .jpx .mpo .pbm .pfm .pgm .pnm .ppm .tga"
 READABLE_EXTENSIONS = frozenset(_ENCODERS).union(_READ_ONLY.split())
+
+
+def is_picture(path: PurePath) -> bool:
+    """Whether a file's name is a picture's, and no hidden one's: macOS puts ``._a.jpg`` beside."""
+    return path.suffix.lower() in READABLE_EXTENSIONS and not path.name.startswith(".")
+
 
 # EXIF orientation → transpose, flip rows, flip columns, in this order (EXIF 2.32, 4.6.4 A).
 _UPRIGHT = {2: "c", 3: "rc", 4: "r", 5: "t", 6: "tc", 7: "trc", 8: "tr"}

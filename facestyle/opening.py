@@ -109,15 +109,21 @@ def file_of(name_or_path: str | Path, runtime: str, device: str, precision: str)
     return name_or_path
 
 
-def device_for(path: Path | None, asked: str) -> str:
+def device_for(path: Path | None, asked: str, runtime: str) -> str:
     """Where a model's file would run; raises UsageError for a device that is not here."""
-    if path is not None and is_onnx(path):
-        from facestyle.backends.on_onnx import gpu
+    if path is None or not is_onnx(path):
+        from facestyle.backends.on_torch import best_device
 
-        return asked if asked != "auto" else "cuda" if gpu() else "cpu"
-    from facestyle.backends.on_torch import best_device
+        return best_device(asked)
+    from facestyle.backends.on_onnx import gpu
 
-    return best_device(asked)
+    here = ["cpu"] if runtime == "openvino" or not gpu() else ["cuda", "cpu"]
+    if asked != "auto" and asked.split(":")[0] not in here:
+        raise UsageError(
+            f"device '{asked}' was asked for, and this runtime has none here",
+            f"use --device auto, or {' or '.join(here)}",
+        )
+    return here[0] if asked == "auto" else asked
 
 
 def reasons(path: Path, backend: Backend, runtime: str, device: str, precision: str) -> list[str]:

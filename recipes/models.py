@@ -37,7 +37,7 @@ import score
 
 from facestyle import training
 from facestyle.training import prepare
-from facestyle.training.loop import Progress, Sheet, read_metrics
+from facestyle.training.loop import Progress, Sheet, saved_checkpoints
 
 CELEBA = "Aligned CelebA crops, a 72 px square around the face"
 WITH_ANIME = (
@@ -511,8 +511,8 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
 def finished(folder: Path) -> bool:
     """Whether a run has come to its end."""
     steps = json.loads((folder / "run.json").read_text(encoding="utf-8"))["run"]["steps"]
-    done = read_metrics(folder)
-    return bool(done) and done[-1]["step"] >= steps
+    saved = saved_checkpoints(folder)
+    return bool(saved) and int(saved[-1].stem) >= steps
 
 
 # --- Scores -----------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from facestyle.nn.augment import (
     RICHER,
     SHIFT,
     bare,
-    closer,
     diff_augment,
     moved,
     recoloured,
@@ -120,23 +119,6 @@ def test_a_spoilt_picture_is_coarse_and_partly_another() -> None:
     # Of noise as much stays as there are cells for its pixels, less what is blurred between them.
     for found, cells in ((kept.min(), CELLS[0]), (kept.max(), CELLS[1])):
         assert 0.2 * cells**2 < float(found) < 4 / 9 * cells**2
-
-
-def test_closer_is_the_mouth_and_what_is_about_it_for_some() -> None:
-    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-    plane = torch.stack([y, x])[None].expand(400, 2, 16, 16)
-    torch.manual_seed(0)
-    seen = closer(plane, 0.25)
-    same_N = (seen == plane).flatten(1).all(dim=1)
-    assert 0.68 < float(same_N.float().mean()) < 0.82
-    inner = slice(1, -1)  # beyond there is nothing to go on to
-    large = seen[~same_N][0][:, inner, inner]
-    expected = torch.stack([8 + (y - 0.5) / 2, 4 + (x - 0.5) / 2])[:, inner, inner]
-    assert torch.allclose(large, expected, atol=1e-5)
-    x = plane[:, :1]
-    assert torch.equal(closer(x, 0.0), x)
-    flat = torch.full((2, 1, 16, 16), 0.5)
-    assert torch.equal(closer(flat, 1.0), flat)
 
 
 def test_a_bare_forehead_is_grey_and_all_else_as_it_was() -> None:

@@ -583,6 +583,18 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         save_model(tmp_path / "none" / "a.safetensors", parts(), CARD)
 
 
+def test_a_file_has_the_permissions_that_the_user_gives_files(tmp_path: Path) -> None:
+    if os.name == "nt":
+        pytest.skip("Windows has no umask")
+    for mask, mode in ((0o077, 0o600), (0o022, 0o644)):
+        before = os.umask(mask)
+        try:
+            write_atomically(tmp_path / "x", lambda path: path.write_text("x"))
+        finally:
+            os.umask(before)
+        assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
 # --- The card --------------------------------------------------------------------------------
 
 

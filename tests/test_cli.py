@@ -477,6 +477,33 @@ def test_dry_run_tells_all_and_writes_nothing(here: Path, tiny_model: Path) -> N
     assert_one_clear_error(facestyle(*common, "-m", "femal-male"), 4, "did you mean 'female-male'")
 
 
+def test_a_resumed_run_has_its_own_settings(here: Path) -> None:
+    for words in (["--family", "ugatit"], ["--preset", "paper"], ["--runs", "x", "--name", "y"]):
+        result = facestyle("train", "--resume", "run", *words)
+        told = ", ".join(word for word in words if word.startswith("--"))
+        assert_one_clear_error(result, 2, "the run's own settings", f"drop {told}")
+
+
+def test_a_device_that_is_not_here_is_said_by_a_dry_run_too(here: Path) -> None:
+    pytest.importorskip("torch")
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for more in ([], ["--runtime", "onnx"], ["--runtime", "openvino"]):
+        result = facestyle(
+            "translate", "a.jpg", "-d", "male", "--dry-run", "--device", "cuda", *more
+        )
+        assert_one_clear_error(result, 2, "device 'cuda' was asked for", "--device auto")
+
+
+def test_hidden_pictures_of_a_folder_are_left_out(here: Path, tiny_model: Path) -> None:
+    (here / "._a.jpg").write_bytes(b"macOS")
+    result = facestyle("translate", ".", "-d", "male", "-m", tiny_model)
+    assert result.exit_code == 0, result.stderr
+    assert files(here) == {"a.jpg", "a.male.png", "._a.jpg"}
+
+
 def test_without_a_model_the_shipped_one_that_knows_the_domain_is_taken(here: Path) -> None:
     told = facestyle("translate", "a.jpg", "-d", "male", "--dry-run", "--json").stdout
     assert json.loads(told.splitlines()[0])["model"] == "female-male"

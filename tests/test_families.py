@@ -329,6 +329,50 @@ def test_what_a_model_cannot_do_is_refused_with_what_it_can(
     assert not (tmp_path / "out.png").exists()
 
 
+def test_a_heatmap_is_overwritten_and_restyled_no_more_than_a_result(
+    trained: Mapping[str, Path], photo: Path, tmp_path: Path
+) -> None:
+    model = trained["ugatit"] / "model.safetensors"
+    domain = facestyle.load(model).card.domains[1]
+    (tmp_path / "a.png").write_bytes(photo.read_bytes())
+    heatmap = tmp_path / f"a.{domain}.cam.png"
+    heatmap.write_bytes(b"the user's own")
+    command = ["translate", str(tmp_path), "-m", str(model), "-d", domain, "--cam", "--align",
+               "none", "--device", "cpu", "--no-mark"]  # fmt: skip
+    heatmap_of_a = tmp_path / "b" / heatmap.name
+    heatmap_of_a.parent.mkdir()
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert heatmap.read_bytes() == b"the user's own"
+    assert f"{heatmap} exists, skipped" in done.stderr
+    done = CliRunner().invoke(app, [*command, "--overwrite"])
+    assert done.exit_code == 0, done.output
+    assert heatmap.read_bytes() != b"the user's own"
+    # Neither result nor heatmap has become a picture to restyle.
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == [
+        "a.png", heatmap.name, f"a.{domain}.png"
+    ]  # fmt: skip
+    # Nor is it written over an input.
+    done = CliRunner().invoke(app, [*command, str(heatmap), "--overwrite"])
+    assert done.exit_code == 2
+    assert "is an input" in done.stderr
+
+
+def test_a_converted_model_replaces_no_file_unasked(
+    trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(b"the user's own")
+    for target, more in ((own, {}), (tmp_path / "published", {"layout": "published"})):
+        if more:
+            convert(trained["pix2pix"], target, **more)
+        with pytest.raises(UsageError, match=r"exists.*--overwrite"):
+            convert(trained["pix2pix"], target, **more)
+    assert own.read_bytes() == b"the user's own"
+    convert(trained["pix2pix"], own, overwrite=True)
+    assert facestyle.load(own).card.family == "pix2pix"
+
+
 def _target(card: Any) -> list[str]:
     if "attributes" in card.styles:
         return ["--flip", card.domains[0]]

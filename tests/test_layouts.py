@@ -15,6 +15,7 @@ from facestyle.training.data import (
     LabelledPictures,
     LargerEyes,
     attribute_pictures,
+    digest,
     labelled_folders,
     paired_pictures,
     plain,
@@ -216,6 +217,24 @@ def test_of_prepared_data_the_train_half_is_read(tmp_path: Path) -> None:
             for number in range(count):
                 paint(tmp_path / half / domain / f"{number}.png", RED)
     assert read_layout("labelled", tmp_path).counts() == {"female": 3, "male": 3}
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    for domain in "ab":
+        paint(tmp_path / domain / "1.png", RED)
+        (tmp_path / domain / "._1.png").write_bytes(b"macOS")
+    assert labelled_folders(tmp_path).counts() == {"a": 1, "b": 1}
+
+
+def test_the_digest_is_of_files_their_order_and_their_labels(tmp_path: Path) -> None:
+    files = (tmp_path / "a" / "1.png", tmp_path / "a" / "2.png")
+    one = AttributePictures(domains=("x",), files=files, labels_NA=np.float32([[1], [0]]))
+    told = digest(one)
+    assert digest(replace(one, labels_NA=np.float32([[1], [0]]))) == told
+    assert digest(replace(one, files=files[::-1])) != told
+    assert digest(replace(one, labels_NA=np.float32([[0], [1]]))) != told
+    halves = LabelledPictures(domains=("x", "y"), files=(files[:1], files[1:]))
+    assert digest(halves) != digest(replace(halves, files=(files, ())))
 
 
 def test_domains_can_be_chosen_and_ordered(tmp_path: Path) -> None:

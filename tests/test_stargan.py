@@ -497,6 +497,9 @@ def test_a_model_of_differences_is_told_what_changes_and_nothing_else(tmp_path: 
     for unseen in (Edit(flip=("Male",)), Edit(on=("Black_Hair",))):
         with pytest.raises(UsageError, match="cannot see"):
             blind.edited(unseen)
+    # Whichever of a group a face lacks, to set one and to flip another may call for both.
+    with pytest.raises(UsageError, match="Blond_Hair and Black_Hair exclude each other"):
+        blind.edited(Edit(on=("Blond_Hair",), flip=("Black_Hair",), source=()))
 
 
 def test_the_label_reaches_every_pixel_through_the_border() -> None:

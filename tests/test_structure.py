@@ -96,6 +96,31 @@ def test_the_pixel_side_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+IMPORTED = """
+import ast, importlib, sys
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+for path in sorted(folder.glob("*.py")):
+    importlib.import_module(path.stem)
+    # What is imported in a function is there too.
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("facestyle"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+"""
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "recipes"])
+def test_every_script_finds_what_it_imports(folder: str) -> None:
+    command = [sys.executable, "-c", IMPORTED, str(ROOT / folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_the_readmes_options_and_commands_exist() -> None:
     from typer.main import get_command
 

@@ -42,6 +42,7 @@ from facestyle.families.stargan_v2.objective import (
 from facestyle.nn.adversarial import Judge, cross_entropy, r1_penalty
 from facestyle.nn.painter import Painter
 from facestyle.nn.updates import Optimisers
+from facestyle.training.average import Averaged
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import Progress, Sheet, fit, read_metrics
@@ -494,6 +495,11 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"roughness": 1.0, "w_hpf": 1.0}}, "both set"),
         ("paper", {"stargan-v2": {"warp": 1.0}}, "warp is 1.0, and only a painter moves"),
         ("paper", {"stargan-v2": {"warp_steps": 9}}, "warp_steps is 9, and this .* moves nothing"),
+        ("paper", {"stargan-v2": {"r1_every": 0}}, "r1_every is 0, expected 1 or more"),
+        ("paper", {"stargan-v2": {"latent_dim": 0}}, "latent_dim is 0, expected 1 or more"),
+        ("paper", {"stargan-v2": {"lr": -1.0}}, "lr is -1.0, expected 0 or more"),
+        ("paper", {"stargan-v2": {"lr": float("nan")}}, "lr is nan, expected 0 or more"),
+        ("paper", {"stargan-v2": {"ema": 7.0}}, "ema is 7.0, expected 0 to below 1"),
         ("paper", {"run": {"batch_size": 0}}, "expected 1 or more"),
         ("paper", {"run": {"precision": "fp8"}}, "bf16"),
         ("paper", {"run": {"pasted": "hair"}}, "known: face, skin, crop"),
@@ -529,6 +535,8 @@ def test_broken_toml_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("[run\n")
     with pytest.raises(UsageError, match="not TOML"):
         read_toml(tmp_path / "x.toml")
+    with pytest.raises(UsageError, match="cannot read the config file"):
+        read_toml(tmp_path)
 
 
 # --- runs -----------------------------------------------------------------------------------
@@ -598,6 +606,97 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
             start(data, tmp_path / "runs", **{setting: "red, green"})
     with pytest.raises(UsageError, match="on_hair is red, blue, expected two or more of a model"):
         start(data, tmp_path / "runs", on_hair="red, blue")
+
+
+def test_a_model_that_nobody_could_use_is_not_trained(data: Path, tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"on_skin": "red", "as_shade": "red"}, "'red' go back in two ways"),
+        ({"alignment": "celebra"}, "celebra"),
+        ({"drawings": "red", "eyes": 1.5, "alignment": "anime", "on_skin": "red,red"}, "two ways"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            start(data, tmp_path / "runs", **wrong)
+        with pytest.raises(UsageError, match=said):
+            training.estimate(
+                data, family="stargan-v2", preset="paper",
+                tables={"run": {**RUN, **wrong}, "stargan-v2": TINY},
+            )  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_resumed_run_says_that_its_pictures_have_changed(data: Path, tmp_path: Path) -> None:
+    folder = start(data, tmp_path / "runs", steps=3).folder
+    same, other = Quiet(), Quiet()
+    training.proceed(folder, steps=4, watcher=same)
+    (data / "red" / "0.png").rename(data / "red" / "z.png")
+    training.proceed(folder, steps=5, watcher=other)
+    assert [any("other pictures" in text for text in one.said) for one in (same, other)] == [
+        False, True
+    ]  # fmt: skip
+
+
+def test_a_run_goes_on_where_it_is_told_to(data: Path, tmp_path: Path) -> None:
+    folder = start(data, tmp_path / "runs", steps=3).folder
+    settings = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**settings, "device": "cuda"}))
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="'cuda' was asked for and is not available"):
+            training.proceed(folder, steps=4, watcher=Quiet())
+    assert training.proceed(folder, steps=4, device="cpu", watcher=Quiet()).finished
+    assert json.loads((folder / "run.json").read_text())["device"] == "cpu"
+    (folder / "run.json").write_text("{")
+    with pytest.raises(UsageError, match=r"run\.json cannot be read"):
+        proceed(folder)
+
+
+def test_previews_of_pairs_go_the_way_that_training_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From sketch to photo, though the alphabet has photos first."""
+    for half in ("train", "val"):
+        for domain in ("photo", "sketch"):
+            folder = tmp_path / half / domain
+            folder.mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(folder / "1.png")
+    family, run = family_named("pix2pix"), RunConfig(domains="sketch,photo")
+    previewed: list[Any] = []
+    monkeypatch.setattr(
+        "facestyle.training.preview.Previewer",
+        lambda family, task, card, pictures, folder, device: previewed.append(pictures),
+    )
+    trained = training._pictures(family, run, tmp_path)
+    settings = {"data": str(tmp_path), "device": "cpu"}
+    training._previewer(family, run, settings, None, None, tmp_path, trained, Quiet())  # type: ignore[arg-type]
+    for pictures, half in ((trained, "train"), (*previewed, "val")):
+        assert pictures.domains == ("photo",)
+        assert [path.parent.name for path in pictures.files[0]] == ["sketch", "photo"]
+        assert pictures.files[0][0].parent.parent.name == half
+
+
+def test_what_is_put_into_an_averages_state_changes_nothing() -> None:
+    torch.manual_seed(0)
+    config = replace(family_named("stargan").config(), **{"image_size": 16, "g_width": 4,
+        "d_width": 4, "d_layers": 2, "g_blocks": 1})  # fmt: skip
+    task = Averaged(family_named("stargan").task(
+        config, 2, device="cpu", bf16=False, compile=False), 0.9)  # fmt: skip
+    before = {k: v.clone() for k, v in task.model_parts()["G"].items()}
+    held = dict(task.model_parts()["G"])
+    state = task.state_dict()
+    state["average"]["G"] = {k: torch.zeros_like(v) for k, v in before.items()}
+    assert all(torch.equal(task.model_parts()["G"][k], v) for k, v in before.items())
+    task.load_state_dict(state)
+    # Copied into the tensors that there were: they keep their device and layout.
+    assert all(task.model_parts()["G"][k] is v for k, v in held.items())
+    assert all(not v.any() for v in held.values())
+
+
+def test_the_landmark_network_is_where_its_task_is() -> None:
+    from facestyle.families.stargan_v2.objective import Config, Task
+
+    config = Config(image_size=16, first_width=4, max_width=8, mapping_width=8, w_hpf=1.0)
+    task = Task(config, 2, device="meta", fan=torch.nn.Conv2d(1, 1, 1))
+    assert task.fan is not None
+    assert next(task.fan.parameters()).device.type == "meta"
 
 
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(

@@ -200,6 +200,9 @@ def convert(
     ] = "facestyle",
     half: Annotated[bool, typer.Option("--half", help="float16, half the size.")] = False,
     domains: options.Domains = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -211,5 +214,8 @@ def convert(
         from facestyle.convert import convert as convert_model
 
         names = options.domain_names(domains)
-        for path in convert_model(model, output, layout, half=half, domains=names):
+        written = convert_model(
+            model, output, layout, half=half, domains=names, overwrite=overwrite
+        )
+        for path in written:
             report.result({"path": str(path)}, str(path))

@@ -42,6 +42,8 @@ class Job:
     """None is stdout."""
     variant: int
     """Which of the styles asked for, from 0."""
+    cam: Path | None = None
+    """Where its heatmap goes, if one is wanted."""
 
 
 def expand(
@@ -49,7 +51,7 @@ def expand(
     output: str | None,
     *,
     recursive: bool,
-    extensions: frozenset[str],
+    is_picture: Callable[[Path], bool],
     is_result: Callable[[Path], bool],
 ) -> tuple[list[Source], list[Path]]:
     """Files, folders and globs as pictures in a stable order, each once; and what is left out.
@@ -66,7 +68,7 @@ def expand(
     for text in inputs:
         path = None if text == STDIO else Path(text)
         if path is not None and path.is_dir():
-            found, root = _folder(path, recursive, extensions), path
+            found, root = _folder(path, recursive, is_picture), path
         elif path is not None and not path.exists() and glob.has_magic(text):
             found, root = _matches(text), None
         else:
@@ -88,9 +90,9 @@ def _matches(pattern: str) -> list[Path]:
     return found
 
 
-def _folder(folder: Path, recursive: bool, extensions: frozenset[str]) -> list[Path]:
+def _folder(folder: Path, recursive: bool, is_picture: Callable[[Path], bool]) -> list[Path]:
     def pictures(paths: Iterable[Path]) -> list[Path]:
-        return sorted(p for p in paths if p.suffix.lower() in extensions and p.is_file())
+        return sorted(p for p in paths if is_picture(p) and p.is_file())
 
     found = pictures(folder.rglob("*") if recursive else folder.iterdir())
     if not found:
@@ -116,7 +118,12 @@ def _results(
 
 
 def plan(
-    sources: Sequence[Source], output: str | None, suffixes: Sequence[str], extension: str
+    sources: Sequence[Source],
+    output: str | None,
+    suffixes: Sequence[str],
+    extension: str,
+    *,
+    cam: bool = False,
 ) -> list[Job]:
     """Where each result goes: ``a.jpg`` and suffix ``female`` give ``a.female.png`` beside it.
 
@@ -126,6 +133,7 @@ def plan(
         output: a file, a folder (existing, ending in a slash, or without an extension where
             it is for more than one picture), ``-``, or None for beside the source.
         suffixes: one a variant; more than one makes several results a picture.
+        cam: whether each result has a heatmap beside it, ``a.female.cam.png``.
 
     Raises:
         UsageError: several results for one output file, a result that is one of the inputs,
@@ -161,7 +169,10 @@ def plan(
                 target = Path(output)
             else:
                 target = place.with_name(f"{place.name}.{suffix}{extension}")
-            jobs.append(Job(source=source, target=target, variant=variant))
+            heatmap = target and target.with_name(f"{target.stem}.cam{target.suffix}")
+            jobs.append(
+                Job(source=source, target=target, variant=variant, cam=heatmap if cam else None)
+            )
     _check(jobs)
     return jobs
 
@@ -176,19 +187,18 @@ def _place(source: Source, folder: str | None) -> Path:
 def _check(jobs: Sequence[Job]) -> None:
     inputs = {job.source.path.resolve() for job in jobs if job.source.path}
     seen: dict[Path, Job] = {}
-    for job in jobs:
-        if job.target is None:
-            continue
-        target = job.target.resolve()
+    written = [(job, path) for job in jobs for path in (job.target, job.cam) if path]
+    for job, path in written:
+        target = path.resolve()
         if target in inputs:
             raise UsageError(
-                f"{job.target} is an input, it is never overwritten",
+                f"{path} is an input, it is never overwritten",
                 "leave it out, or choose another -o",
             )
         if target in seen:
             first = seen[target].source.name
             raise UsageError(
-                f"{first} and {job.source.name} would both write {job.target}",
+                f"{first} and {job.source.name} would both write {path}",
                 "translate them into separate folders with -o",
             )
         seen[target] = job

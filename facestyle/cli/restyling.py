@@ -14,7 +14,15 @@ from pathlib import Path
 
 from facestyle.cli.plan import STDIO, Job, Source, expand, plan
 from facestyle.cli.report import Reporter
-from facestyle.cli.session import Lines, Outcome, StyleMaker, Wish, open_session, read_source
+from facestyle.cli.session import (
+    Lines,
+    Outcome,
+    StyleMaker,
+    Wish,
+    fetched,
+    open_session,
+    read_source,
+)
 from facestyle.errors import FacestyleError, PartialBatchError, UsageError
 
 ENGINES = ("local", "ray")
@@ -84,21 +92,22 @@ def _over_machines(
     wish: Wish, make_styles: StyleMaker, groups: Sequence[Sequence[Job]], report: Reporter
 ) -> Generator[Outcome, None, None]:
     """The same by ``Session`` in other processes; what they say comes back with the results."""
-    from facestyle import engine_ray, weights
+    from facestyle import engine_ray
 
-    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
-        weights.resolve(wish.model, offline=wish.offline, progress=update)  # missing: said at once
+    fetched(wish, report)  # missing: said at once
 
     def open_work(cores: int) -> Callable[[Sequence[Sequence[Job]]], list[Outcome]]:
         from facestyle.batch import Crew
 
         lines = Lines()
         session = open_session(wish, make_styles, Crew(cores), False, lines)
-        opening = tuple(lines.said)
+        opening = lines.taken()
 
         def work(part: Sequence[Sequence[Job]]) -> list[Outcome]:
-            done = list(session.outcomes(part))
-            return [replace(outcome, opening=opening) for outcome in done]
+            done = [replace(outcome, opening=opening) for outcome in session.outcomes(part)]
+            if late := lines.taken():  # what the networks stumbled over, of any of these
+                done[-1] = replace(done[-1], said=[*done[-1].said, *late])
+            return done
 
         return work
 
@@ -121,7 +130,7 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
     from facestyle.faces import check_choice
     from facestyle.faces.align import template_points
     from facestyle.faces.registry import detector_entry
-    from facestyle.images import READABLE_EXTENSIONS, output_extension
+    from facestyle.images import is_picture, output_extension
     from facestyle.marks import is_marked
     from facestyle.pipeline import one_crop
 
@@ -145,18 +154,19 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
         raise UsageError("--json and -o - both write to stdout", "give a file: -o FILE")
 
     def is_result(path: Path) -> bool:
-        return path.stem.endswith(tuple(f".{suffix}" for suffix in suffixes)) or is_marked(path)
+        stem = path.stem.removesuffix(".cam")
+        return stem.endswith(tuple(f".{suffix}" for suffix in suffixes)) or is_marked(path)
 
     sources, results = expand(
         wish.inputs,
         wish.output,
         recursive=wish.recursive,
-        extensions=READABLE_EXTENSIONS,
+        is_picture=is_picture,
         is_result=is_result,
     )
     if results:
         report.note(f"left out {len(results)} earlier results, such as {results[0]}")
-    jobs = plan(sources, wish.output, suffixes, extension)
+    jobs = plan(sources, wish.output, suffixes, extension, cam=wish.cam)
     for job in jobs:
         named = output_extension(job.target) if job.target else extension
         if wish.format and named != extension:
@@ -197,7 +207,7 @@ def _tell_plan(wish: Wish, jobs: Sequence[Job], report: Reporter) -> None:
     else:
         model = [str(weights.resolve(wish.model, offline=True))]  # or says that there is none
     detector = [] if wish.align == "none" else [detector_entry(wish.detector)]
-    device = device_for(weights.locate(model[0]), wish.device)
+    device = device_for(weights.locate(model[0]), wish.device, wish.runtime)
     files = {name: weights.locate(name) for name in model + detector}
     fetched = {name: entries[name].url for name, place in files.items() if place is None}
     report.result(

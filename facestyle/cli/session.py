@@ -68,6 +68,11 @@ class Lines:
     def __init__(self) -> None:
         self.said: list[tuple[str, tuple[Any, ...]]] = []
 
+    def taken(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+        """What was said until now; it is not kept."""
+        said, self.said = tuple(self.said), []
+        return said
+
     def note(self, text: str) -> None:
         """As ``Reporter.note``."""
         self.said.append(("note", (text,)))
@@ -129,28 +134,19 @@ def open_session(
     """Open the model, its styles and its detector: once for all pictures, and so is what may
     be wrong with them."""
     from facestyle import weights
-    from facestyle.opening import model_file, open_translator, reasons
+    from facestyle.opening import open_translator, reasons
 
-    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
-        path = model_file(
-            wish.model,
-            runtime=wish.runtime,
-            device=wish.device,
-            precision=wish.precision,
-            offline=wish.offline,
-            progress=update,
-        )
-        translator = open_translator(
-            path,
-            domains=options.domain_names(wish.domains),
-            runtime=wish.runtime,
-            device=wish.device,
-            precision=wish.precision,
-            offline=wish.offline,
-            progress=update,
-            warn=report.note,
-        )
-    detector = _lazy_detector(wish, report)
+    path = fetched(wish, report)
+    translator = open_translator(
+        path,
+        domains=options.domain_names(wish.domains),
+        runtime=wish.runtime,
+        device=wish.device,
+        precision=wish.precision,
+        offline=wish.offline,
+        warn=report.note,
+    )
+    detector = lazy_detector(wish, report)
     styles = make_styles(translator, detector)
     if wish.cam:
         translator.needs_attention(styles[0])
@@ -162,6 +158,21 @@ def open_session(
     if session.template != "none":
         detector()
     return session
+
+
+def fetched(wish: Wish, report: Reporter | Lines) -> Path:
+    """The model's file, fetched where it is not here."""
+    from facestyle.opening import model_file
+
+    with report.progress(f"fetching {wish.model}", unit=" bytes") as update:
+        return model_file(
+            wish.model,
+            runtime=wish.runtime,
+            device=wish.device,
+            precision=wish.precision,
+            offline=wish.offline,
+            progress=update,
+        )
 
 
 class Session:
@@ -307,8 +318,8 @@ class Session:
         )
         if lost:
             work.report.note(f"{job.target or 'stdout'}: {lost}")
-        if wish.cam and job.target is not None:
-            self.write_attention(work, picture, job.variant, job.target)
+        if job.cam is not None:
+            self.write_attention(work, picture, job.variant, job.cam)
         self.tell(work, job)
 
     def write_attention(self, work: _Work, picture: Picture, variant: int, target: Path) -> None:
@@ -316,18 +327,21 @@ class Session:
         from facestyle.images import write_picture
         from facestyle.pipeline import attention_overlay
 
+        if target.exists() and not self.wish.overwrite:
+            work.report.note(f"{target} exists, skipped (--overwrite redoes it)")
+            return
+
         with self.attending:
             overlay_HWC = attention_overlay(
                 picture.pixels_HWC, work.aligned, self.translator, self.styles[variant]
             )
-        beside = target.with_name(f"{target.stem}.cam{target.suffix}")
         write_picture(
-            beside,
+            target,
             picture.with_pixels(overlay_HWC),
             recipe=self.recipe(variant),
             mark=self.wish.mark,
         )
-        work.report.result({"output": str(beside), "status": "attention"}, str(beside))
+        work.report.result({"output": str(target), "status": "attention"}, str(target))
 
     def recipe(self, variant: int) -> dict[str, object]:
         """All that is needed to make the same picture again."""
@@ -397,7 +411,7 @@ def _tell_without_effect(session: Session, alone: bool, report: Reporter | Lines
             report.note(f"{', '.join(idle)}: no effect on {what}")
 
 
-def _lazy_detector(wish: Wish, report: Reporter | Lines) -> Callable[[], Detector]:
+def lazy_detector(wish: Wish, report: Reporter | Lines) -> Callable[[], Detector]:
     """Opens the detector when the first picture needs one, and then keeps it."""
     from functools import cache
 

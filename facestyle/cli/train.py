@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder with one folder of pictures a domain.")
     ] = None,
@@ -61,6 +62,12 @@ def train(
             raise UsageError(
                 "--resume goes on with the run's own settings", "drop --config, --dry-run, --from"
             )
+        own = ("family", "preset", "runs", "name")
+        if resume is not None and (given := [n for n in own if _is_given(context, n)]):
+            raise UsageError(
+                "--resume goes on with the run's own settings",
+                f"drop {', '.join(f'--{name}' for name in given)}",
+            )
 
         from facestyle import training
         from facestyle.backends.on_torch import best_device
@@ -89,7 +96,12 @@ def train(
         with report.progress("training", unit=" iterations") as update:
             watcher = _Told(report, update)
             if resume is not None:
-                outcome = training.proceed(resume, steps=steps, watcher=watcher)
+                outcome = training.proceed(
+                    resume,
+                    steps=steps,
+                    device=device if _is_given(context, "device") else None,
+                    watcher=watcher,
+                )
             else:
                 assert data is not None, "one of the two was given"
                 outcome = training.start(
@@ -109,6 +121,12 @@ def train(
             report.note(f"stopped and saved; go on with: facestyle train --resume {outcome.folder}")
             raise typer.Exit(INTERRUPTED)
         report.result({"run": str(outcome.folder), "model": str(model)}, str(model))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was on the command line, and is not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 class _Told:

@@ -6,7 +6,7 @@ and knows nothing else of them. Imports no torch: a family imports its networks 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol
@@ -142,6 +142,39 @@ class Task(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Strict reverse of ``state_dict``."""
         ...
+
+
+def check_numbers(
+    config: Any,
+    *,
+    counts: Collection[str] = (),
+    rates: Collection[str] = (),
+    decays: Collection[str] = (),
+    shares: Collection[str] = (),
+) -> None:
+    """Raises UsageError for a number out of its range, which is 0 or more where nothing is said.
+
+    Args:
+        config: a frozen dataclass.
+        counts: settings of 1 or more.
+        rates: of more than 0.
+        decays: from 0 to below 1.
+        shares: from 0 to 1.
+    """
+    for name, value in vars(config).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        fits, expected = value >= 0, "0 or more"
+        if name in counts:
+            fits, expected = value >= 1, "1 or more"
+        elif name in rates:
+            fits, expected = value > 0, "more than 0"
+        elif name in decays:
+            fits, expected = 0 <= value < 1, "0 to below 1"
+        elif name in shares:
+            fits, expected = 0 <= value <= 1, "a share from 0 to 1"
+        if not fits:
+            raise UsageError(f"{name} is {value}, expected {expected}")
 
 
 def families() -> dict[str, ModelFamily]:

@@ -113,16 +113,6 @@ def bare(x_NCHW: Tensor, down: float) -> Tensor:
     return x_NCHW * (1 - above_H1 * middle_W)
 
 
-def closer(x_NCHW: Tensor, share: float) -> Tensor:
-    """Of so many pictures, drawn at random, the middle of the lower half twice as large, for the
-    whole; the same shape. For a discriminator that is to miss a mouth where there is none."""
-    height, width = x_NCHW.shape[2:]
-    middle = x_NCHW[:, :, height // 2 :, width // 4 : width - width // 4]
-    large = F.interpolate(middle, (height, width), mode="bilinear", align_corners=False)
-    chosen_N = torch.rand(len(x_NCHW), device=x_NCHW.device) < share
-    return torch.where(chosen_N[:, None, None, None], large, x_NCHW)
-
-
 def spoilt(x_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
     """Each picture mixed with up to half of another, then as coarse as cells of 2 to 6 px make it;
     the same shape. For a generator that is to restore it."""

@@ -96,9 +96,10 @@ def start(
         run_config = _settled(run_config, data, device)
         pictures = _pictures(chosen, run_config, data)
         settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
+        card = _card(chosen, config, run_config, pictures, settings)
         if origin is not None:
-            fresh = _new_task(chosen, config, run_config, pictures, "cpu")
-            _adopt(fresh, chosen, chosen.new_card(config, pictures.domains), origin)
+            # Tried before a run is made; the task that trains does it again.
+            _adopt(_new_task(chosen, config, run_config, pictures, "cpu"), chosen, card, origin)
             settings["origin"] = str(origin.resolve())
         if processes.writes:
             folder = _new_folder(runs, name)
@@ -108,27 +109,33 @@ def start(
         return _run(folder, settings, watcher, processes)
 
 
-def proceed(folder: Path, *, steps: int | None = None, watcher: Watcher) -> Outcome:
+def proceed(
+    folder: Path, *, steps: int | None = None, device: str | None = None, watcher: Watcher
+) -> Outcome:
     """Go on with a run from its newest checkpoint.
 
     Args:
         steps: a new end for the run.
+        device: another one than the run had until now.
 
     Raises:
         UsageError: not a run folder, or other domains than the run was started with.
         CheckpointError: no checkpoint in it, or a damaged one.
     """
+    from facestyle.backends.on_torch import best_device
     from facestyle.training import parallel
     from facestyle.training.loop import saved_checkpoints
 
     settings = _settings(folder)
+    before = settings
     if steps is not None:
         settings = {**settings, "run": {**settings["run"], "steps": steps}}
+    settings = {**settings, "device": best_device(device or settings["device"])}
     if not saved_checkpoints(folder):
         # Killed before its first checkpoint: nothing is lost by beginning again.
         watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
     with parallel.joined(settings["device"]) as processes:
-        if processes.writes and steps is not None:
+        if processes.writes and settings != before:
             _write_settings(folder, settings)
         return _run(folder, settings, watcher, processes)
 
@@ -154,9 +161,11 @@ def estimate(
     run, config = resolve(chosen, preset, tables or {})
     run = _settled(run, data, device)
     pictures = _pictures(chosen, run, data)
+    settings = _new_settings(data, chosen, run, config, pictures, device, command="")
+    card = _card(chosen, config, run, pictures, settings)
     task = _new_task(chosen, config, run, pictures, device)
     if origin is not None:
-        _adopt(task, chosen, chosen.new_card(config, pictures.domains), origin)
+        _adopt(task, chosen, card, origin)
     turn = chosen.turn(config)
     turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
     # As if all before had been done: a judge that learns alone takes a part of the time.
@@ -188,6 +197,7 @@ def _run(
 ) -> Outcome:
     """What a new run and a resumed one share: from settings to the end of the loop."""
     from facestyle.training import loop
+    from facestyle.training.data import digest
 
     family = family_named(settings["family"])
     tables = {name: settings[name] for name in ("run", family.name)}
@@ -198,34 +208,24 @@ def _run(
             f"{settings['data']} now has the domains {', '.join(pictures.domains)}, "
             f"the run was started with {', '.join(settings['domains'])}"
         )
+    if settings.get("pictures", digest(pictures)) != digest(pictures):
+        watcher.announce(
+            f"{settings['data']} has other pictures than when the run began: "
+            "it goes on, and not to the same weights"
+        )
     if run.batch_size % processes.world:
         raise UsageError(
             f"batch_size {run.batch_size} cannot be shared by {processes.world} processes",
             "choose a multiple",
         )
     task = _new_task(family, config, run, pictures, processes.device)
-    begins, card = "", family.new_card(config, pictures.domains)
+    begins, card = "", _card(family, config, run, pictures, settings)
     if loop.saved_checkpoints(folder):
         loop.resume(task, folder)
     elif settings.get("origin"):
         parts = _adopt(task, family, card, Path(settings["origin"]))
         begins = f", beginning with {', '.join(parts)} of {settings['origin']}"
-    card = replace(
-        card,
-        name=folder.name,
-        alignment=run.alignment,
-        pasted=run.pasted or card.pasted,
-        on_skin=_names(run.on_skin),
-        as_shade=_names(run.as_shade),
-        on_hair=_names(run.on_hair),
-        drawings=_names(run.drawings),
-        eyes=None if run.eyes == 1 else run.eyes,
-        both_ways=run.both_ways,
-        licence=run.licence,
-        data=run.about,
-        seed=run.seed,
-        command=settings["command"],
-    )
+    card = replace(card, name=folder.name)
     preview: Preview = _no_preview
     if processes.writes:
         loop.forget_after(folder, task.step_index)
@@ -244,6 +244,46 @@ def _run(
             watcher=watcher, preview=preview, stopping=stopping, processes=processes,
         )  # fmt: skip
     return Outcome(folder=folder, finished=finished)
+
+
+def _card(
+    family: ModelFamily,
+    config: Any,
+    run: RunConfig,
+    pictures: Pictures,
+    settings: Mapping[str, Any],
+) -> ModelCard:
+    """What the model will say of itself.
+
+    Raises:
+        UsageError: nobody could use the model with it.
+    """
+    from facestyle.card import ModelCard
+    from facestyle.faces.align import template_points
+
+    card = family.new_card(config, pictures.domains)
+    card = replace(
+        card,
+        alignment=run.alignment,
+        pasted=run.pasted or card.pasted,
+        on_skin=_names(run.on_skin),
+        as_shade=_names(run.as_shade),
+        on_hair=_names(run.on_hair),
+        drawings=_names(run.drawings),
+        eyes=None if run.eyes == 1 else run.eyes,
+        both_ways=run.both_ways,
+        licence=run.licence,
+        data=run.about,
+        seed=run.seed,
+        command=settings["command"],
+    )
+    if card.alignment != "none":
+        template_points(card.alignment)
+    try:
+        ModelCard.from_json(card.to_json())
+    except CheckpointError as error:
+        raise UsageError(f"with these settings {error.message}", error.hint) from None
+    return card
 
 
 def _no_preview(step: int) -> None:
@@ -268,7 +308,7 @@ def _previewer(
     if held_out is None:
         watcher.announce("no train/ and val/: sheets and scores are of training pictures")
     else:
-        pictures = LAYOUTS[family.layout](held_out, pictures.domains)
+        pictures = LAYOUTS[family.layout](held_out, _names(run.domains) or pictures.domains)
     return Previewer(family, task, card, pictures, folder / "samples", settings["device"])
 
 
@@ -488,6 +528,8 @@ def _new_settings(
 ) -> dict[str, Any]:
     import torch
 
+    from facestyle.training.data import digest
+
     return {
         "facestyle": __version__,
         "torch": torch.__version__,
@@ -497,6 +539,7 @@ def _new_settings(
         "device": device,
         "command": command,
         "domains": list(pictures.domains),
+        "pictures": digest(pictures),
         "run": asdict(run),
         family.name: asdict(config),
     }
@@ -513,7 +556,10 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise UsageError(f"{folder} is no run folder (no {SETTINGS_FILE})", "give runs/<name>-N")
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", "start the run anew") from None
     return settings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from facestyle.errors import InputError, UsageError
-from facestyle.images import READABLE_EXTENSIONS
+from facestyle.images import is_picture
 
 MAX_MEMBER_BYTES = 64 * 2**20  # a 100 megapixel JPEG; some wait in memory for each worker
 MAX_MEMBER_RATIO = 200  # pictures hardly shrink in a zip; deflate's own limit is 1032
@@ -115,9 +115,8 @@ class _Zip:
 def _sorted_out(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Pictures and other files, without hidden ones and what macOS puts into zips."""
     seen = [n for n in names if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)]
-    is_picture = {n: PurePosixPath(n).suffix.lower() in READABLE_EXTENSIONS for n in seen}
-    pictures = sorted(name for name in seen if is_picture[name])
-    return tuple(pictures), tuple(sorted(name for name in seen if not is_picture[name]))
+    pictures = sorted(name for name in seen if is_picture(PurePosixPath(name)))
+    return tuple(pictures), tuple(sorted(set(seen) - set(pictures)))
 
 
 def domains_by_folder(names: Sequence[str]) -> dict[str, str]:

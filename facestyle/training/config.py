@@ -91,12 +91,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a run's TOML file: ``[run]`` and one named after the family.
 
     Raises:
-        UsageError: the file is missing or is not TOML.
+        UsageError: the file is missing, cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"no config file {path}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
 

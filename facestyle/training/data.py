@@ -7,13 +7,15 @@ any number of processes that share a batch.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from facestyle.errors import InputError, UsageError
-from facestyle.images import READABLE_EXTENSIONS, read_picture
+from facestyle.images import is_picture, read_picture
 from facestyle.training.attributes import read_attributes
 
 # RandomResizedCrop of StarGAN v2's program: half of the pictures lose up to 20 % of their area.
@@ -37,6 +39,11 @@ class Pictures(Protocol):
     @property
     def domains(self) -> tuple[str, ...]:
         """Names for the model's card, in the order of the domain index."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Any]:
+        """Files, or tuples of files."""
         ...
 
     def counts(self) -> dict[str, int]:
@@ -342,6 +349,18 @@ def read_layout(layout: str, root: Path, names: Sequence[str] = ()) -> Pictures:
     return LAYOUTS[layout](half_of(root, "train") or root, names)
 
 
+def digest(pictures: Pictures) -> str:
+    """Of which files, in which order, with which labels: batches are drawn by place in the list."""
+    found = hashlib.sha256()
+    for entry in pictures.files:
+        for path in (entry,) if isinstance(entry, Path) else entry:
+            found.update(f"{path.parent.name}/{path.name}\n".encode("utf-8", "surrogateescape"))
+        found.update(b"\n")
+    if isinstance(pictures, AttributePictures):
+        found.update(pictures.labels_NA.tobytes())
+    return found.hexdigest()
+
+
 def half_of(root: Path, half: str) -> Path | None:
     """``root/train`` or ``root/val`` of a folder that was split in two, else None."""
     split = all((root / name).is_dir() for name in ("train", "val"))
@@ -360,7 +379,7 @@ def _is_domain(path: Path) -> bool:
 def _files(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE_EXTENSIONS)
+    found = sorted(filter(is_picture, folder.rglob("*")))
     if not found:
         raise InputError(f"no pictures in {folder}")
     return tuple(found)
@@ -488,6 +507,7 @@ def batches(
 def _serve(_: int) -> None:
     """What a decoding process starts with."""
     torch.set_num_threads(1)  # it must not compete with the training threads
+    cv2.setNumThreads(1)
     # A signal to the whole group is the training process's to answer: it still needs the batches
     # of its last iteration, and tells the others to end, which they also do when it is gone.
     for number in (signal.SIGINT, signal.SIGTERM):

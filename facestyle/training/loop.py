@@ -285,8 +285,9 @@ def save(task: Task, run: RunConfig, folder: Path, card: ModelCard) -> None:
         with path.open("wb") as file:
             torch.save(state, file)
 
-    write_atomically(checkpoints / f"{step:07d}.pt", write)
+    # Last the checkpoint: where it is, the model is as new.
     save_model(folder / MODEL_FILE, parts, card)
+    write_atomically(checkpoints / f"{step:07d}.pt", write)
     for old in sorted(checkpoints.glob("*.pt"))[: -run.keep]:
         old.unlink()
 

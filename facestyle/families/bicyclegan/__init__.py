@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError
+from facestyle.families import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,32 +155,20 @@ class BicycleGAN:
                 raise UsageError(
                     f"{name} is '{getattr(config, name)}', expected {' or '.join(known)}"
                 )
-        for name, least in (
-            ("latent_dim", 1),
-            ("generator_width", 1),
-            ("encoder_width", 1),
-            ("discriminator_width", 2),
-            ("discriminator_layers", 1),
-            ("constant_steps", 0),
-            ("decay_steps", 0),
-            ("gan", 0),
-            ("gan2", 0),
-            ("l1", 0),
-            ("z", 0),
-            ("kl", 0),
-        ):
-            if not getattr(config, name) >= least:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected {least} or more")
+        counts = (
+            "latent_dim", "generator_width", "encoder_width", "discriminator_layers",
+        )  # fmt: skip
+        check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
+        if config.discriminator_width < 2:
+            raise UsageError(
+                f"discriminator_width is {config.discriminator_width}, expected 2 or more"
+            )
         # At half size, after its halvings, two convolutions each cost the discriminator a pixel.
         if side >> (layers + 1) < 3:
             raise UsageError(
                 f"discriminator_layers is {layers}, too many at {side} px",
                 f"the most: {side.bit_length() - 4}",
             )
-        if not config.lr > 0:
-            raise UsageError(f"lr is {config.lr}, expected more than 0")
-        if not 0 <= config.beta1 < 1:
-            raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
 
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError
+from facestyle.families import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,16 +136,8 @@ class CycleGAN:
             )
         if config.load_size < side:
             raise UsageError(f"load_size is {config.load_size}, expected {side} or more")
-        for name in ("generator_width", "blocks", "discriminator_width"):
-            if getattr(config, name) < 1:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
-        for name in ("constant_steps", "decay_steps", "cycle_A", "cycle_B", "identity", "pool"):
-            if getattr(config, name) < 0:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
-        if not config.lr > 0:
-            raise UsageError(f"lr is {config.lr}, expected more than 0")
-        if not 0 <= config.beta1 < 1:
-            raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
+        counts = ("generator_width", "blocks", "discriminator_width")
+        check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
 
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError
+from facestyle.families import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,14 +163,8 @@ class Pix2Pix:
             )
         if config.norm not in NORMS:
             raise UsageError(f"unknown norm '{config.norm}'", f"known: {', '.join(NORMS)}")
-        for name in ("width", "judge_width", "constant_steps", "decay_steps", "l1"):
-            least = 0 if name in ("constant_steps", "l1") else 1
-            if not getattr(config, name) >= least:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected {least} or more")
-        if not config.lr > 0:
-            raise UsageError(f"lr is {config.lr}, expected more than 0")
-        if not 0 <= config.beta1 < 1:
-            raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
+        counts = ("width", "judge_width", "decay_steps")
+        check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
 
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError
+from facestyle.families import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,15 +213,12 @@ class StarGAN:
                 f"image_size is {config.image_size}, expected a multiple of {multiple} "
                 f"from {least} with {config.d_layers} discriminator layers",
             )
-        for name in ("g_width", "d_width", "d_layers", "n_critic", "reconstruct_every"):
-            if getattr(config, name) < 1:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
-        for name in (
-            "g_blocks", "roughness", "warp", "warp_steps", "crop", "mismatch", "mirror",
-            "warmup_steps", "constant_steps", "decay_steps",
-        ):  # fmt: skip
-            if getattr(config, name) < 0:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
+        check_numbers(
+            config,
+            counts=("g_width", "d_width", "d_layers", "n_critic", "reconstruct_every"),
+            rates=("g_lr", "d_lr"),
+            decays=("beta1", "beta2"),
+        )
         check_moving(config.roughness, config.warp, config.warp_steps)
         if config.judge not in ("whole", "attributes"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: whole, attributes")

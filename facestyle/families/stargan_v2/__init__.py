@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError, WeightsError
+from facestyle.families import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,16 +181,15 @@ class StarGANv2:
                 f"image_size is {side}, expected a power of two from 16 to 1024",
                 f"nearest: {min((2**k for k in range(4, 11)), key=lambda s: abs(s - side))}",
             )
-        least = {
-            "roughness": 0, "roughness_steps": 0, "warmup_steps": 0, "mismatch": 0, "colour": 0,
-            "codes": 0, "mirror": 0, "warp": 0, "warp_steps": 0, "blocks": 1, "judge_width": 1,
-        }  # fmt: skip
-        for name, lowest in least.items():
-            if getattr(config, name) < lowest:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected {lowest} or more")
-        for name in ("other_domain", "tone"):
-            if not 0 <= getattr(config, name) <= 1:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected a share from 0 to 1")
+        check_numbers(
+            config,
+            counts=(
+                "first_width", "max_width", "mapping_width", "latent_dim", "style_dim", "blocks",
+                "judge_width", "r1_every",
+            ),
+            decays=("beta2", "ema"),
+            shares=("other_domain", "tone"),
+        )  # fmt: skip
         if config.roughness and config.w_hpf:
             raise UsageError(
                 "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",

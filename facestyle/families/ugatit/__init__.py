@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from facestyle.card import ModelCard
 from facestyle.errors import CheckpointError, UsageError
+from facestyle.families import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,9 +162,12 @@ class UGATIT:
             )
         if config.load_size < side:
             raise UsageError(f"load_size is {config.load_size}, expected {side} or more")
-        for name in ("width", "blocks", "judge_width"):
-            if getattr(config, name) < 1:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected 1 or more")
+        check_numbers(
+            config,
+            counts=("width", "blocks", "judge_width"),
+            rates=("lr", "d_lr_factor"),
+            decays=("beta1", "unseen"),
+        )
         # All layers but two halve the side; what the last ones see has 3 px or more.
         most = (side // 3).bit_length() + 1
         for name in ("global_layers", "local_layers"):
@@ -183,19 +187,10 @@ class UGATIT:
                 f"mismatch is {config.mismatch}, and these discriminators know one domain each",
                 'judge = "domains", or mismatch = 0',
             )
-        if not 0 <= config.unseen < 1:
-            raise UsageError(f"unseen is {config.unseen}, expected 0 to below 1")
         if config.unseen and config.judge == "patches":
             raise UsageError(
                 f"unseen is {config.unseen}, and these discriminators see all of a picture",
                 'judge = "domains", or unseen = 0',
-            )
-        if not 0 <= config.closer <= 1:
-            raise UsageError(f"closer is {config.closer}, expected 0 to 1")
-        if config.closer and config.judge == "patches":
-            raise UsageError(
-                f"closer is {config.closer}, and these discriminators see pictures as they are",
-                'judge = "domains", or closer = 0',
             )
         if config.recolour and config.judge == "patches":
             raise UsageError(
@@ -213,33 +208,11 @@ class UGATIT:
                 "of patches each",
                 'judge = "domains", or judge_levels = 1',
             )
-        for name in (
-            "r1",
-            "mismatch",
-            "pool",
-            "colour",
-            "mirror",
-            "weight_decay",
-            "adversarial",
-            "cycle",
-            "cycle_noise",
-            "identity",
-            "cam",
-            "lr_fall_from",
-            "warmup_steps",
-        ):
-            if getattr(config, name) < 0:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected 0 or more")
         if config.lr_fall_to < config.lr_fall_from:
             raise UsageError(
                 f"lr_fall_to is {config.lr_fall_to}, expected {config.lr_fall_from} or more",
                 "the learning rate cannot end before it begins to fall",
             )
-        for name in ("lr", "d_lr_factor"):
-            if not getattr(config, name) > 0:
-                raise UsageError(f"{name} is {getattr(config, name)}, expected more than 0")
-        if not 0 <= config.beta1 < 1:
-            raise UsageError(f"beta1 is {config.beta1}, expected 0 to below 1")
 
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""

@@ -30,7 +30,7 @@ from facestyle.nn.adversarial import (
     pool_draws,
     r1_penalty,
 )
-from facestyle.nn.augment import bare, closer, recoloured, spoilt
+from facestyle.nn.augment import bare, recoloured, spoilt
 from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -84,9 +84,6 @@ class Config:
     unseen: float = 0.0
     """How far down from the top, as a share of the side, it sees nothing but the sides. Above the
     brows drawings have fringes: who has none is not given one, and keeps the photo's hair."""
-    closer: float = 0.0
-    """Of how many pictures, as a share, it sees the mouth and what is about it twice as large, for
-    the whole: a face without a mouth is plausible from further away."""
     pool: int = 0
     """Earlier results of each generator that the discriminators may be shown again, as CycleGAN's
     are: what they have learned to tell, they go on telling. 0 is none, the published way."""
@@ -357,9 +354,7 @@ class Task:
         """What the judge is shown of a picture."""
         if self.config.recolour:
             x_NCHW = recoloured(x_NCHW)
-        if self.config.unseen:
-            x_NCHW = bare(x_NCHW, self.config.unseen)
-        return closer(x_NCHW, self.config.closer) if self.config.closer else x_NCHW
+        return bare(x_NCHW, self.config.unseen) if self.config.unseen else x_NCHW
 
     def _told_by_patches(self, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> Losses:
         """All real pictures first: each pass refines the spectral norms for the next."""
