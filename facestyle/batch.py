@@ -120,13 +120,9 @@ def side_by_side() -> Iterator[None]:
 
 
 def runs_side_by_side(model: Translator) -> bool:
-    """Whether several threads may and should run the model's networks at the same time.
-
-    On an accelerator they would only queue up, and crops together are faster. OpenVINO's
-    compiled model refuses a second caller.
-    """
-    about = model.backend.about
-    return " on cpu" in about and not about.startswith("openvino")
+    """Whether several threads may and should run the model's networks at the same time: on an
+    accelerator they would only queue up, and crops together are faster."""
+    return model.backend.device == "cpu" and model.backend.shareable
 
 
 def translate_together(
@@ -140,7 +136,7 @@ def translate_together(
     itself: a CPU gains nothing. So it does with drawn noise, which belongs to a whole call.
     """
     results: list[list[Restyled] | FacestyleError] = []
-    if " on cpu" in model.backend.about or style.noise_seed is not None:
+    if model.backend.device == "cpu" or style.noise_seed is not None:
         for aligned in pictures:
             try:
                 results.append(translate_crops(aligned, model, style))

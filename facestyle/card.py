@@ -53,9 +53,9 @@ class ModelCard:
     its colours, so that hair and background stay the photo's, or all of the ``crop`` for models
     that change hair too (``faces.masks.MASKS``)."""
     on_skin: tuple[str, ...] = ()
-    """Domains of whose change only that of the face's skin goes back, whatever ``pasted`` is, and
-    little of its colour (``faces.paste.in_own_colour``): of a model that changes hair, the
-    attributes that it changes nothing of hair for."""
+    """Domains whose change goes back onto the face's skin alone, whatever ``pasted`` is, and with
+    little of its colour (``faces.paste.in_own_colour``): for attributes that have nothing to do
+    with hair, of a model that changes hair too."""
     as_shade: tuple[str, ...] = ()
     """Domains of whose change the light alone goes back, as behind grey glass
     (``faces.paste.as_shade``): of a model whose glasses have colours, and they are stains."""

@@ -66,7 +66,7 @@ def open_translator(
     if is_onnx(path):
         card, backend = _open_bundle(path, domains, runtime, device, precision)
     else:
-        card, backend = _open_checkpoint(path, domains, runtime, device, precision)
+        card, backend = _open_checkpoint(path, domains, device, precision)
     return Translator(card, backend if backend.precision == "fp32" else Watched(backend, warn))
 
 
@@ -128,7 +128,7 @@ def device_for(path: Path | None, asked: str, runtime: str) -> str:
 
 def reasons(path: Path, backend: Backend, runtime: str, device: str, precision: str) -> list[str]:
     """Why ``open_translator`` took what it took where the user said ``auto``, for people."""
-    on_cpu, bundle = " on cpu" in backend.about, is_onnx(path)
+    on_cpu, bundle = backend.device == "cpu", is_onnx(path)
     if bundle and not on_cpu:
         why_precision = "which the bundle was exported in"
     elif backend.precision == "fp32":
@@ -168,7 +168,7 @@ def _open_bundle(
 
 
 def _open_checkpoint(
-    path: Path, domains: Sequence[str] | None, runtime: str, device: str, precision: str
+    path: Path, domains: Sequence[str] | None, device: str, precision: str
 ) -> tuple[ModelCard, Backend]:
     from facestyle.backends.on_torch import TorchBackend, best_device
     from facestyle.checkpoint import load_checkpoint

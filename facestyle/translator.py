@@ -225,10 +225,10 @@ class Translator:
         (N, H, W), see ``masks.hair``."""
         # As if of faces without attributes: nobody has to look for them, and the place is the same.
         # One way, for that is as good to see where.
-        edits = [Edit(on=(colour,), source=()) for colour in self.card.on_hair]
+        asked = [Edit(on=(colour,), source=()) for colour in self.card.on_hair]
         images = [
             np.clip(self.backend.run("generator", faces_NCHW, self.labels(faces_NCHW, one)), -1, 1)
-            for one in edits
+            for one in asked
         ]
         return np.asarray(np.ptp(np.stack(images), axis=0).mean(axis=1))
 

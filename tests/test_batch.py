@@ -143,8 +143,7 @@ def contents(folder: str) -> dict[str, bytes]:
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """An accelerator as far as a backend's word goes: crops of several pictures together."""
     if request.param == "accelerator":
-        about = property(lambda self: "torch on cuda:0, fp32")
-        monkeypatch.setattr(TorchBackend, "about", about)
+        monkeypatch.setattr(TorchBackend, "device", property(lambda self: "cuda:0"))
     return str(request.param)
 
 
@@ -228,7 +227,7 @@ def test_drawn_noise_stays_within_one_picture(monkeypatch: pytest.MonkeyPatch) -
 
     class Noisy:
         roles = ("generator.b", "sampler.b")
-        about = "torch on cuda:0, fp32"
+        device = "cuda:0"
 
         def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
             sizes.append((role, len(arrays[0])))
@@ -255,7 +254,7 @@ def test_drawn_noise_stays_within_one_picture(monkeypatch: pytest.MonkeyPatch) -
 def test_together_on_an_accelerator_each_face_keeps_its_own_hair() -> None:
     class Painting:
         roles = ("generator", "classifier")
-        about = "torch on cuda:0, fp32"
+        device = "cuda:0"
 
         def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
             if role == "classifier":

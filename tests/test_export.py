@@ -286,6 +286,7 @@ class Flaky:
 
     roles = ("generator",)
     about = "flaky"
+    device = "cuda"
     precision = "fp16"
 
     def __init__(self, spoilt: float) -> None:

@@ -154,16 +154,16 @@ def test_v_says_what_auto_chose_and_why(photo: Path, tiny_model: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("about", "precision", "name", "expected"),
+    ("device", "precision", "name", "expected"),
     [
-        ("torch on cpu, fp32", "fp32", "m.ckpt", ["torch, which", "cpu, this", "fp32, since"]),
-        ("torch on cuda, fp16", "fp16", "m.ckpt", ["torch, which", "the GPU", "fp16, several"]),
-        ("torch on mps, fp32", "fp32", "m.ckpt", ["torch, which", "the GPU", "fp32, since"]),
-        ("onnxruntime on cuda, fp16", "fp16", "m.onnx", ["onnxr", "the GPU", "fp16, which the"]),
+        ("cpu", "fp32", "m.ckpt", ["torch, which", "cpu, this", "fp32, since"]),
+        ("cuda", "fp16", "m.ckpt", ["torch, which", "the GPU", "fp16, several"]),
+        ("mps", "fp32", "m.ckpt", ["torch, which", "the GPU", "fp32, since"]),
+        ("cuda", "fp16", "m.onnx", ["onnxr", "the GPU", "fp16, which the"]),
     ],
 )
 def test_every_auto_has_its_reason(
-    about: str, precision: str, name: str, expected: list[str], tmp_path: Path
+    device: str, precision: str, name: str, expected: list[str], tmp_path: Path
 ) -> None:
     class Told:
         roles = ("generator",)
@@ -175,7 +175,7 @@ def test_every_auto_has_its_reason(
             return arrays[0]
 
     backend = Told()
-    backend.about, backend.precision = about, precision  # type: ignore[attr-defined]
+    backend.device, backend.precision = device, precision  # type: ignore[attr-defined]
     path = tmp_path / name
     path.write_bytes(b"\x08\x0a\x12" if name.endswith("onnx") else b"PK")
     said = reasons(path, backend, "auto", "auto", "auto")  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ class FakeBackend:
     """mapping: code = z + 10·domain; encoder: code = mean colour; generator: brightness + code."""
 
     roles: tuple[str, ...] = ("generator", "mapping", "encoder")
-    about: str = "fake"
+    device: str = "cpu"
     calls: list[str] = field(default_factory=list)
 
     def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ class ColouringBackend:
     """Paints the top of a crop as bright as the labels ask for; its face is what it may be."""
 
     roles: tuple[str, ...] = ("generator", "classifier")
-    about: str = "fake"
+    device: str = "cpu"
     precision: str = "fp32"
 
     def exact(self) -> ColouringBackend:
@@ -445,7 +445,8 @@ def test_eyes_are_enlarged_where_the_faces_own_template_has_them(picture: np.nda
     translate_crops(aligned, model, style)
     assert np.array_equal(backend.shown_NCHW[0], own)
     assert not np.array_equal(backend.shown_NCHW[0], card_s)
-    translate_together([[], aligned], model, style)  # as on an accelerator
+    backend.device = "cuda"  # crops of several pictures at once
+    translate_together([[], aligned], model, style)
     assert all(np.array_equal(shown, own) for shown in backend.shown_NCHW)
     model.translate(face_HWC.transpose(2, 0, 1)[None], style)
     assert np.array_equal(backend.shown_NCHW[0], card_s)

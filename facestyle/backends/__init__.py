@@ -27,6 +27,16 @@ class Backend(Protocol):
         """Runtime, device and precision, for people: ``torch on cpu, fp32``."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where it computes: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+        ...
+
+    @property
+    def shareable(self) -> bool:
+        """Whether several threads may run it at the same time."""
+        ...
+
     precision: str
     """``fp32``, ``bf16`` or ``fp16``."""
 

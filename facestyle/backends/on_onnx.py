@@ -28,6 +28,8 @@ USUAL = {"cpu": "fp32", "cuda": "fp16"}  # a CPU has no float16 arithmetic: it w
 class OnnxBackend:
     """Runs networks by role (see ``backends.Backend``)."""
 
+    shareable = True
+
     def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
         """Choose device and precision, and make the generator's session.
 

@@ -23,6 +23,9 @@ CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}  # as OpenVINO n
 class OpenVinoBackend:
     """Runs networks by role (see ``backends.Backend``), on the CPU."""
 
+    device = "cpu"
+    shareable = False  # a compiled model refuses a second caller
+
     def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
         """Choose the precision, and compile the generator.
 

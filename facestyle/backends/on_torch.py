@@ -22,18 +22,20 @@ go by 16. More activations than that leave the caches, and every call asks for t
 class TorchBackend:
     """Runs networks by role (see ``backends.Backend``)."""
 
+    shareable = True
+
     def __init__(
         self, modules: Mapping[str, nn.Module], device: str = "cpu", precision: str = "fp32"
     ) -> None:
         if precision not in ("auto", *TYPES):
             raise UsageError(f"unknown precision '{precision}'", f"known: auto, {', '.join(TYPES)}")
-        self.device = torch.device(device)
+        self._device = torch.device(device)
         # float16 has three bits more than bfloat16, on a GPU at the same speed: 61 against 48 dB
         # from float32 with the model that ships. What overflows, ``Watched`` makes again.
-        usual = "fp16" if self.device.type == "cuda" else "fp32"
+        usual = "fp16" if self._device.type == "cuda" else "fp32"
         self.precision = usual if precision == "auto" else precision
         self.modules = {
-            role: module.to(self.device).to(memory_format=torch.channels_last)
+            role: module.to(self._device).to(memory_format=torch.channels_last)
             for role, module in modules.items()
         }
 
@@ -43,13 +45,18 @@ class TorchBackend:
         return tuple(self.modules)
 
     @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self._device)
+
+    @property
     def about(self) -> str:
         """Runtime, device and precision."""
-        return f"torch on {self.device}, {self.precision}"
+        return f"torch on {self._device}, {self.precision}"
 
     def exact(self) -> TorchBackend:
         """The same networks in float32."""
-        return self if self.precision == "fp32" else TorchBackend(self.modules, str(self.device))
+        return self if self.precision == "fp32" else TorchBackend(self.modules, self.device)
 
     def run(self, role: str, *arrays: np.ndarray) -> np.ndarray:
         """Run one network: float arrays as float32, integer arrays as domain indices.
@@ -68,11 +75,11 @@ class TorchBackend:
 
     def _autocast(self) -> torch.autocast:
         reduced = self.precision != "fp32"
-        return torch.autocast(self.device.type, TYPES[self.precision], enabled=reduced)
+        return torch.autocast(self._device.type, TYPES[self.precision], enabled=reduced)
 
     def _exactly(self) -> AbstractContextManager[None]:
         """On a GPU float32 is not TF32, which has float16's digits, as it is not in onnxruntime."""
-        if self.device.type != "cuda" or self.precision != "fp32":
+        if self._device.type != "cuda" or self.precision != "fp32":
             return nullcontext()
         flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
             enabled=True, allow_tf32=False
@@ -83,7 +90,7 @@ class TorchBackend:
         """What goes through the network at once: on a CPU no more than ``CPU_PIXELS``."""
         images = arrays[0]
         # A sampler normalises by its batch: that stays whole.
-        if self.device.type != "cpu" or images.ndim != 4 or role.startswith("sampler"):
+        if self._device.type != "cpu" or images.ndim != 4 or role.startswith("sampler"):
             return [arrays]
         size = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
         return [
@@ -94,7 +101,7 @@ class TorchBackend:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         # Read-only arrays (pictures are) must be copied: torch has no read-only tensors.
         wide = array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
-        tensor = torch.from_numpy(np.ascontiguousarray(wide)).to(self.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(wide)).to(self._device)
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 

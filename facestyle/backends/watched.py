@@ -37,6 +37,16 @@ class Watched:
         """Runtime, device and precision."""
         return self.backend.about
 
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.backend.device
+
+    @property
+    def shareable(self) -> bool:
+        """Whether several threads may run it at the same time."""
+        return self.backend.shareable
+
     @cached_property
     def _exact(self) -> Backend:
         return self.backend.exact()

@@ -40,6 +40,6 @@ def coefficients(
 
 
 def follow(guide_HWC: Floats, gain_HWCK: Floats, offset_HWK: Floats) -> Floats:
-    """(H, W, K) the target over a guide, which may be a larger one than the coefficients' own, once
-    they are enlarged to it."""
+    """(H, W, K) the target that a guide predicts; for one larger than that which the coefficients
+    were fitted to, enlarge them first."""
     return np.asarray(np.einsum("hwc,hwck->hwk", guide_HWC, gain_HWCK) + offset_HWK, np.float32)

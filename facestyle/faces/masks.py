@@ -32,8 +32,8 @@ SKIN_SIDE = 112  # px; more finds the same, slower
 SKIN_SURE = (0.37, (0.70, 1.06))
 SKIN_PRIOR = (0.43, (1.06, 1.22))
 SKIN_FEATHER = 0.02  # share of the side
-# Of what hair's colours differ by where they differ most: where it is hair, where it may be, where
-# it may be though it looks like skin, where it is none.
+# How far results in two colours of hair differ, as a share of where they differ most: surely hair,
+# perhaps hair, hair though it looks like skin, none.
 HAIR_MOST = 0.97  # quantile
 HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
 HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it

@@ -139,8 +139,8 @@ class Shaper(nn.Module):
         nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
 
     def forward(self, x_NCHW: Tensor, wanted_NV: Tensor) -> Tensor:
-        """(N, 3, H, W) faces and (N, V) wishes → (N, 16, 16, 2), float32; of faces below 64 px
-        half their side."""
+        """(N, 3, H, W) faces and (N, V) wishes → (N, h, w, 2), float32; h and w are 16 to 31, and
+        half of a face below 64 px."""
         x = F.avg_pool2d(x_NCHW, max(1, x_NCHW.shape[2] // SHAPED_SIDE))
         other_NHW2 = self._one_way(x.flip(3), wanted_NV).flip(2)
         mirrored_NHW2 = torch.stack([-other_NHW2[..., 0], other_NHW2[..., 1]], dim=3)
@@ -154,10 +154,10 @@ class Shaper(nn.Module):
         return torch.tanh(self.flow(F.relu(x)).float()).permute(0, 2, 3, 1)
 
 
-def warped(x_NCHW: Tensor, flow_NhW2: Tensor) -> Tensor:
+def warped(x_NCHW: Tensor, flow_Nhw2: Tensor) -> Tensor:
     """Pictures displaced by a coarser flow, float32."""
     height, width = x_NCHW.shape[2:]
-    flow_N2HW = F.interpolate(flow_NhW2.permute(0, 3, 1, 2), size=(height, width), mode="bicubic")
+    flow_N2HW = F.interpolate(flow_Nhw2.permute(0, 3, 1, 2), size=(height, width), mode="bicubic")
     y, x = (
         torch.linspace(1 / side - 1, 1 - 1 / side, side, device=x_NCHW.device)
         for side in (height, width)
@@ -221,7 +221,7 @@ def painter_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
 
 
 def check_moving(roughness: float, warp: float, warp_steps: int) -> None:
-    """Raises UsageError where settings have a generator move that cannot."""
+    """Raises UsageError where settings ask a generator to move that has no shaper."""
     if warp and not roughness:
         raise UsageError(
             f"warp is {warp}, and only a painter moves before it paints",

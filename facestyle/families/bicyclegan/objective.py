@@ -137,7 +137,7 @@ class Task:
         Args:
             bf16: run convolutions under bfloat16 autocast; weights, optimisers, norm
                 statistics, codes and losses stay in float32.
-            compile: compile the networks for the step; ``roles`` stay as they are.
+            compile: compile the networks for the step.
         """
         self.config = config
         self.device = torch.device(device)
@@ -177,7 +177,7 @@ class Task:
         Raises:
             UsageError: the batch is odd.
         """
-        a, b, z = (batch[name].to(self.device, non_blocking=True) for name in ("A", "B", "z"))
+        a, b, z = (batch[name] for name in ("A", "B", "z"))
         if len(a) % 2:
             raise UsageError(
                 f"the batch has {len(a)} pairs, expected an even number (half of them for "

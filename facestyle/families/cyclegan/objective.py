@@ -133,7 +133,7 @@ class Task:
         Args:
             bf16: run convolutions under bfloat16 autocast; weights, optimisers, norm
                 statistics, losses and the replay pools stay in float32.
-            compile: compile the networks for the step; ``roles`` stay as they are.
+            compile: compile the networks for the step.
         """
         sizes = Sizes(width=config.generator_width, blocks=config.blocks)
         self.config = config
