@@ -37,7 +37,7 @@ SKIN_FEATHER = 0.02  # share of the side
 HAIR_MOST = 0.97  # quantile
 HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
 HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it
-HAIR_ON_SKULL = (-0.35, (1.15, 1.45))  # an ellipse about the upper head
+HAIR_ON_SKULL = (-0.35, (1.10, 1.25))  # an ellipse about the upper head
 HAIR_TONES = 15  # CIELAB distance within which hair beside the skull is as that on it
 HAIR_SMOOTH = 0.015  # share of the side
 # Of the guided filters by which what differs, and what was cut, follow the picture's edges.
