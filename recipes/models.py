@@ -36,6 +36,7 @@ import numpy as np
 import score
 
 from facestyle import training
+from facestyle.backends.on_torch import computes_bf16
 from facestyle.training import prepare
 from facestyle.training.loop import Progress, Sheet, saved_checkpoints
 
@@ -486,7 +487,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
     return {
         "precision": "auto",
         # All but useless without; and it takes minutes itself.
-        "compile": training.computes_bf16(options.device) and not options.minutes,
+        "compile": computes_bf16(options.device) and not options.minutes,
         "workers": max(1, min(8, (os.cpu_count() or 1) - 1)),
         "sample_every": max(1, steps // 20, min(steps, 100)),  # a sheet takes as long as ten
         "save_every": max(1, steps // 40),

@@ -71,9 +71,9 @@ import torch
 from sheets import table, write_sheet
 
 import facestyle
+from facestyle.backends.on_torch import computes_bf16
 from facestyle.faces.yunet import YuNetDetector
 from facestyle.opening import model_file
-from facestyle.training import computes_bf16
 
 KINDS: Mapping[str, tuple[Callable[[reports.Bench], reports.Report], Mapping[str, Any]]] = {
     # How styles can be had, by the card: what is reported, its own options and their defaults.

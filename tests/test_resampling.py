@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.backends.on_torch import computes_bf16
 from facestyle.nn import resampling
 from facestyle.nn.resampling import DoublingConv, HalvingConv, doubled, merged
-from facestyle.training import computes_bf16
 
 
 def near(found: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:

@@ -24,6 +24,7 @@ from PIL import Image
 
 import facestyle
 from facestyle import training
+from facestyle.backends import on_torch
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
@@ -514,12 +515,12 @@ def test_bad_settings_are_usage_errors(preset: str, tables: dict[str, Any], word
 def test_auto_computes_as_the_device_does_and_a_run_keeps_it(
     able: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "computes_bf16", lambda device: able)
+    monkeypatch.setattr("facestyle.backends.on_torch.computes_bf16", lambda device: able)
     folder = start(data, tmp_path / "runs", precision="auto", steps=3).folder
     settings = json.loads((folder / "run.json").read_text())
     assert settings["run"]["precision"] == ("bf16" if able else "fp32")
     # Another machine goes on as this one began.
-    monkeypatch.setattr(training, "computes_bf16", lambda device: not able)
+    monkeypatch.setattr("facestyle.backends.on_torch.computes_bf16", lambda device: not able)
     training.proceed(folder, steps=6, watcher=Quiet())
     again = json.loads((folder / "run.json").read_text())
     assert again["run"]["precision"] == settings["run"]["precision"]
@@ -528,7 +529,7 @@ def test_auto_computes_as_the_device_does_and_a_run_keeps_it(
 def test_a_cpu_that_imitates_bfloat16_does_not_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, able in (({"amx_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert training.computes_bf16("cpu") is able
+        assert on_torch.computes_bf16("cpu") is able
 
 
 def test_broken_toml_is_a_usage_error(tmp_path: Path) -> None:

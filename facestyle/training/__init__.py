@@ -1,4 +1,4 @@
-"""train(): a data folder and settings → a run folder that holds a model.
+"""start(), proceed(), estimate(): a data folder and settings → a run folder that holds a model.
 
 Ties a family's training to the loop: names the run, writes what was resolved, watches for
 signals, joins other processes, draws previews. The loop itself (``loop``) knows none of this.
@@ -7,23 +7,28 @@ signals, joins other processes, draws previews. The loop itself (``loop``) knows
 from __future__ import annotations
 
 import json
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facestyle import __version__
 from facestyle.card import MOST_EYES
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import ModelFamily, Task, family_named
 from facestyle.training.config import RunConfig, resolve
+from facestyle.training.origin import adopt
+from facestyle.training.settings import (
+    begun,
+    new_folder,
+    new_settings,
+    read_settings,
+    write_settings,
+)
 
 if TYPE_CHECKING:
     from facestyle.card import ModelCard
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
     from facestyle.training.loop import Preview, Watcher
     from facestyle.training.parallel import Processes
 
-SETTINGS_FILE = "run.json"  # all that --resume needs
 MEASURED_STEPS = 3  # of a dry run, at least
 
 
@@ -90,20 +94,20 @@ def start(
     chosen = family_named(family)
     run_config, config = resolve(chosen, preset, tables or {})
     with parallel.joined(device) as processes:
-        folder = processes.agreed(_begun(runs) if processes.writes else None)
+        folder = processes.agreed(begun(runs) if processes.writes else None)
         if folder is not None:
-            return _run(folder, _settings(folder), watcher, processes)
+            return _run(folder, read_settings(folder), watcher, processes)
         run_config = _settled(run_config, data, device)
         pictures = _pictures(chosen, run_config, data)
-        settings = _new_settings(data, chosen, run_config, config, pictures, device, command)
+        settings = new_settings(data, chosen, run_config, config, pictures, device, command)
         card = _card(chosen, config, run_config, pictures, settings)
         if origin is not None:
             # Tried before a run is made; the task that trains does it again.
-            _adopt(_new_task(chosen, config, run_config, pictures, "cpu"), chosen, card, origin)
+            adopt(_new_task(chosen, config, run_config, pictures, "cpu"), chosen, card, origin)
             settings["origin"] = str(origin.resolve())
         if processes.writes:
-            folder = _new_folder(runs, name)
-            _write_settings(folder, {**settings, "launch": parallel.launch_id()})
+            folder = new_folder(runs, name)
+            write_settings(folder, {**settings, "launch": parallel.launch_id()})
         folder = processes.agreed(folder)
         assert folder is not None, "the first process has made it"
         return _run(folder, settings, watcher, processes)
@@ -126,7 +130,7 @@ def proceed(
     from facestyle.training import parallel
     from facestyle.training.loop import saved_checkpoints
 
-    settings = _settings(folder)
+    settings = read_settings(folder)
     before = settings
     if steps is not None:
         settings = {**settings, "run": {**settings["run"], "steps": steps}}
@@ -136,7 +140,7 @@ def proceed(
         watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
     with parallel.joined(settings["device"]) as processes:
         if processes.writes and settings != before:
-            _write_settings(folder, settings)
+            write_settings(folder, settings)
         return _run(folder, settings, watcher, processes)
 
 
@@ -161,11 +165,11 @@ def estimate(
     run, config = resolve(chosen, preset, tables or {})
     run = _settled(run, data, device)
     pictures = _pictures(chosen, run, data)
-    settings = _new_settings(data, chosen, run, config, pictures, device, command="")
+    settings = new_settings(data, chosen, run, config, pictures, device, command="")
     card = _card(chosen, config, run, pictures, settings)
     task = _new_task(chosen, config, run, pictures, device)
     if origin is not None:
-        _adopt(task, chosen, card, origin)
+        adopt(task, chosen, card, origin)
     turn = chosen.turn(config)
     turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
     # As if all before had been done: a judge that learns alone takes a part of the time.
@@ -223,7 +227,7 @@ def _run(
     if loop.saved_checkpoints(folder):
         loop.resume(task, folder)
     elif settings.get("origin"):
-        parts = _adopt(task, family, card, Path(settings["origin"]))
+        parts = adopt(task, family, card, Path(settings["origin"]))
         begins = f", beginning with {', '.join(parts)} of {settings['origin']}"
     card = replace(card, name=folder.name)
     preview: Preview = _no_preview
@@ -393,63 +397,6 @@ def _new_task(
     return Averaged(task, run.ema) if run.ema else task
 
 
-def _adopt(task: Task, family: ModelFamily, card: ModelCard, origin: Path) -> list[str]:
-    """Put the networks of a run or a model into a fresh task; returns their names.
-
-    ``card`` is what the run will say of its model.
-
-    What a finished model does not hold, discriminators mostly, stays fresh.
-
-    Raises:
-        FacestyleError: ``origin`` is no run with a checkpoint and no weights file, is of
-            another family, its networks have other sizes, or its generator was told labels
-            and this one differences of them, or the reverse.
-    """
-    from facestyle.checkpoint import check_fit, load_checkpoint
-    from facestyle.families import detect
-    from facestyle.nn.painter import grown
-    from facestyle.training import loop
-
-    if origin.is_dir():
-        settings, path = _settings(origin), loop.newest_checkpoint(origin)
-        found = settings["family"]
-        relative = bool(settings.get(found, {}).get("relative"))
-        parts = loop.read_checkpoint(path)["networks"]
-    else:
-        checkpoint, path = load_checkpoint(origin), origin
-        theirs = detect(checkpoint)
-        found, parts = theirs.name, theirs.parts(checkpoint)
-        relative = checkpoint.card is not None and checkpoint.card.relative
-    if found != family.name:
-        raise UsageError(f"{origin} is of family {found}, this run's is {family.name}")
-    if relative != card.relative:
-        was, now = (
-            "differences of labels" if one else "labels" for one in (relative, card.relative)
-        )
-        raise UsageError(
-            f"{origin}'s generator was told {was}, this run's is told {now}",
-            f"set relative = {str(relative).lower()} in [{family.name}]",
-        )
-    state = task.state_dict()
-    # Companions that nothing trains, a landmark network, come with the task itself.
-    parts = {part: tensors for part, tensors in parts.items() if part in state["networks"]}
-    for part, loaded in parts.items():
-        mine = state["networks"][part]
-        tensors = grown(loaded, mine)
-        try:
-            check_fit(path, part, tensors, mine)
-        except CheckpointError as error:
-            raise CheckpointError(
-                error.message,
-                f"a run begins with networks of its own sizes: set [{family.name}] to theirs",
-            ) from None
-        for group in ("networks", "averages", "average"):
-            if part in state.get(group, {}):
-                state[group][part] = tensors
-    task.load_state_dict(state)
-    return list(parts)
-
-
 def _batches(
     family: ModelFamily,
     config: Any,
@@ -490,6 +437,8 @@ def _settled(run: RunConfig, data: Path, device: str) -> RunConfig:
     number of threads adds in another order."""
     import torch
 
+    from facestyle.backends.on_torch import computes_bf16
+
     if not run.threads:
         run = replace(run, threads=torch.get_num_threads())
     if run.precision == "auto":
@@ -499,95 +448,10 @@ def _settled(run: RunConfig, data: Path, device: str) -> RunConfig:
     return run
 
 
-def computes_bf16(device: str) -> bool:
-    """Whether a device multiplies in bfloat16; one that imitates it is slower than in float32
-    (three times, measured on a CPU with AVX-512 alone)."""
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # An older torch does not tell.
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return device == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def _with_tensorboard(watcher: Watcher, folder: Path) -> Watcher:
     from facestyle.training.tensorboard import TensorBoard
 
     return TensorBoard(watcher, folder)
-
-
-def _new_settings(
-    data: Path,
-    family: ModelFamily,
-    run: RunConfig,
-    config: Any,
-    pictures: Pictures,
-    device: str,
-    command: str,
-) -> dict[str, Any]:
-    import torch
-
-    from facestyle.training.data import digest
-
-    return {
-        "facestyle": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "family": family.name,
-        "data": str(data.resolve()),
-        "device": device,
-        "command": command,
-        "domains": list(pictures.domains),
-        "pictures": digest(pictures),
-        "run": asdict(run),
-        family.name: asdict(config),
-    }
-
-
-def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    from facestyle.checkpoint import write_atomically
-
-    text = json.dumps(settings, indent=2) + "\n"
-    write_atomically(folder / SETTINGS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        raise UsageError(f"{folder} is no run folder (no {SETTINGS_FILE})", "give runs/<name>-N")
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "start the run anew") from None
-    return settings
-
-
-def _begun(runs: Path) -> Path | None:
-    """The run that this torchrun began before it started its processes again."""
-    from facestyle.training import parallel
-
-    if parallel.restarted() and runs.is_dir():
-        for folder in sorted(runs.iterdir()):
-            with suppress(UsageError, ValueError):
-                if _settings(folder).get("launch") == parallel.launch_id():
-                    return folder
-    return None
-
-
-def _new_folder(runs: Path, name: str) -> Path:
-    for number in count(1):
-        folder = runs / f"{name}-{number}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UsageError(
-                f"cannot make {folder}: {error.strerror}", "choose --runs DIR"
-            ) from None
-        return folder
-    raise AssertionError("count() ends nowhere")
 
 
 @contextmanager

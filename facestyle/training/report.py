@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facestyle.errors import InputError, UsageError
+from facestyle.errors import InputError
 from facestyle.training.loop import read_metrics
+from facestyle.training.settings import read_settings
 
 SHEETS = 6  # evenly over the run, the first and the last among them
 SHEET_WIDTH = 1280  # px at most, so that a page of a large model can still be sent
@@ -37,13 +38,10 @@ def run_report(folder: Path) -> str:
         UsageError: not a run folder.
         InputError: it has no metrics yet.
     """
-    settings_file = folder / "run.json"
-    if not settings_file.is_file():
-        raise UsageError(f"{folder} is no run folder (no run.json)", "give runs/<name>-N")
+    settings = read_settings(folder)
     lines = read_metrics(folder)
     if not lines:
         raise InputError(f"{folder} has no metrics yet", "wait for run.log_every iterations")
-    settings = json.loads(settings_file.read_text(encoding="utf-8"))
     done = max(line["step"] for line in lines)
     parts = [
         f"<h1>{html.escape(folder.name)}</h1>",
