@@ -17,7 +17,7 @@ from facestyle.edits import Edit
 from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
 from facestyle.faces.align import AlignedFace, align, whole
-from facestyle.faces.masks import hair
+from facestyle.faces.masks import hair, soft
 from facestyle.faces.paste import (
     DETAIL,
     as_shade,
@@ -26,6 +26,7 @@ from facestyle.faces.paste import (
     overlay,
     paste,
     reshape,
+    with_long_hair,
 )  # fmt: skip
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
@@ -265,8 +266,8 @@ def networks(
     hair_NCHW = model.translate(crops_NCHW, model.edited(coloured), template_52)
     masks_N1HW = np.stack(
         [
-            cv2.resize(hair(crop_HWC, colours_HW, template_52), colours_HW.shape)[None]
-            for crop_HWC, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
+            cv2.resize(soft(crop, hair(crop, colours_HW, template_52)), colours_HW.shape)[None]
+            for crop, colours_HW in zip(from_model(crops_NCHW), colours_NHW, strict=True)
         ]
     )
     images_NCHW = made.images_NCHW + masks_N1HW * (hair_NCHW - made.images_NCHW)
@@ -308,13 +309,14 @@ def restyled(
     aligned: Sequence[AlignedFace], made: Made, card: ModelCard, style: Style
 ) -> list[Restyled]:
     """Each face with what a model made of it, and how that goes back."""
-    none = [None] * len(aligned)
-    flows = none if made.flow_NHW2 is None else made.flow_NHW2
-    colours = none if made.colours_NHW is None else made.colours_NHW
+    flows = [None] * len(aligned) if made.flow_NHW2 is None else made.flow_NHW2
     if (parts := parts_changed(card, style)) != (card.pasted,):
+        aligned = [one.only(*parts) for one in aligned]
+    if made.colours_NHW is not None:
         aligned = [
-            one.only(*parts, colours_HW=colours_HW)
-            for one, colours_HW in zip(aligned, colours, strict=True)
+            replace(one, hair_HW=hair(one.crop_HWC, colours_HW, one.template_52))
+            for one, colours_HW in zip(aligned, made.colours_NHW, strict=True)
+            if one.template_52 is not None
         ]
     results_NHWC, drawing = from_model(made.images_NCHW), style.domain in card.drawings
     return [
@@ -342,6 +344,21 @@ def reshaped(picture_HWC: np.ndarray, face: Restyled) -> tuple[np.ndarray, Align
     return reshape(picture_HWC, face.aligned, face.flow_HW2)
 
 
+def laid_out(
+    picture_HWC: np.ndarray, face: Restyled
+) -> tuple[np.ndarray, list[tuple[AlignedFace, np.ndarray]]]:
+    """The picture into which a face's result is pasted, and what is, one after the other: of long
+    hair more than the crop holds."""
+    picture_HWC, aligned = reshaped(picture_HWC, face)
+    parts = set(aligned.pasted)
+    if "hair" in parts and parts <= {"hair", "skin"}:
+        longer = with_long_hair(picture_HWC, aligned, face.result_HWC)
+        if longer is not None:
+            rest = [(aligned.only("skin"), face.result_HWC)] if "skin" in parts else []
+            return picture_HWC, [longer, *rest]
+    return picture_HWC, [(aligned, face.result_HWC)]
+
+
 def paste_all(
     picture_HWC: np.ndarray,
     faces: Sequence[Restyled],
@@ -351,10 +368,11 @@ def paste_all(
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
     for face in faces:
-        picture_HWC, aligned = reshaped(picture_HWC, face)
-        picture_HWC = paste(
-            picture_HWC, aligned, face.result_HWC, detail=detail, tone=tone, drawing=face.drawing
-        )
+        picture_HWC, pieces = laid_out(picture_HWC, face)
+        for aligned, result_HWC in pieces:
+            picture_HWC = paste(
+                picture_HWC, aligned, result_HWC, detail=detail, tone=tone, drawing=face.drawing
+            )
     return picture_HWC
 
 

@@ -28,7 +28,7 @@ from facestyle.faces import Detector
 from facestyle.faces.align import align, template_points, whole
 from facestyle.faces.masks import paste_mask
 from facestyle.images import from_model, read_picture, to_model
-from facestyle.pipeline import aligned_faces, reshaped, translate_crops
+from facestyle.pipeline import aligned_faces, laid_out, translate_crops
 from facestyle.translator import Style, Translator
 
 STYLES = 10  # latent styles a photo behind the diversity
@@ -91,8 +91,8 @@ class Bench:
         (face,) = translate_crops(
             aligned_faces(before_HWC, self.model, detector=known), self.model, style
         )
-        into_HWC, aligned = reshaped(before_HWC, face)
-        mask_HW = paste_mask(aligned, before_HWC)
+        into_HWC, pieces = laid_out(before_HWC, face)
+        mask_HW = np.max([paste_mask(piece, into_HWC) for piece, _ in pieces], axis=0)
         return Result(
             source=source,
             domain=style.domain,

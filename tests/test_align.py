@@ -19,10 +19,11 @@ from facestyle.faces.align import (
     align,
     similarity,
     template_points,
+    warp,
     whole,
     with_larger_eyes,
 )
-from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin
+from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin, soft
 from facestyle.faces.paste import (
     LUMA,
     MAX_FIRM,
@@ -34,6 +35,7 @@ from facestyle.faces.paste import (
     in_own_colour,
     paste,
     reshape,
+    with_long_hair,
 )
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
@@ -217,7 +219,9 @@ def test_hair_is_where_its_colours_would_differ_up_to_face_and_wall(side: int) -
     hair_HW = head & ~face
     # What a model makes of two colours differs there, and a little everywhere about it.
     differs = cv2.GaussianBlur(hair_HW.astype(np.float32), (0, 0), 0.04 * side)
-    mask = cv2.resize(hair(crop, differs, SQUARE), (side, side), interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(
+        soft(crop, hair(crop, differs, SQUARE)), (side, side), interpolation=cv2.INTER_AREA
+    )
     inner = cv2.distanceTransform(hair_HW.astype(np.uint8), cv2.DIST_L2, 5)
     outer = cv2.distanceTransform(1 - hair_HW.astype(np.uint8), cv2.DIST_L2, 5)
     feather = 0.05 * side
@@ -234,7 +238,9 @@ def test_of_a_bald_head_the_scalp_is_coloured_and_not_the_wall() -> None:
     crop = (crop + np.random.default_rng(0).normal(0, 3, crop.shape)).astype(np.uint8)
     cap = (np.hypot((x - 0.5) / 0.36, (y - 0.36) / 0.34) < 1) & (y < 0.33)
     differs = cv2.GaussianBlur(cap.astype(np.float32), (0, 0), 2)
-    mask = cv2.resize(hair(crop, differs, SQUARE), (96, 96), interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(
+        soft(crop, hair(crop, differs, SQUARE)), (96, 96), interpolation=cv2.INTER_AREA
+    )
     within, beside = (
         cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (head, ~head)
     )
@@ -244,13 +250,56 @@ def test_of_a_bald_head_the_scalp_is_coloured_and_not_the_wall() -> None:
     assert hair(crop, np.zeros_like(differs), SQUARE).max() == 0
 
 
+def person_with_hair(long: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A photo of 400 px, 4 px to each of a crop's 48, with hair to the chin or to the chest; and
+    where that is. Clothes and wall are of other colours."""
+    y, x = (np.mgrid[:400, :400] + 0.5).astype(np.float32)
+    face = np.hypot((x - 200) / 52, (y - 150) / 70) < 1
+    hair_HW = np.hypot((x - 200) / 80, (y - 130) / 85) < 1
+    strands = (np.abs(np.abs(x - 200) - 62) < 20) & (y > 130) & (y < (300 if long else 150))
+    hair_HW = (hair_HW | strands) & ~face
+    photo = np.where((y > 230)[..., None], (90, 120, 200), (200, 205, 210))
+    photo = np.where(hair_HW[..., None], (70, 45, 30), photo)
+    photo = np.where(face[..., None], (210, 165, 140), photo)
+    grain = np.random.default_rng(0).normal(0, 5, (400, 400, 1))
+    return np.clip(photo + grain, 0, 255).astype(np.uint8), hair_HW
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_long_hair_takes_its_colour_to_the_tips(long: bool) -> None:
+    photo, hair_HW = person_with_hair(long)
+    aligned = align(photo, 4 * 48 * SQUARE + (104, 50), "celeba-square", 48, "crop")
+    differs = warp(hair_HW.astype(np.float32), aligned.to_crop_23, (48, 48), outside_is_zero=True)
+    cut_HW = hair(aligned.crop_HWC, differs, SQUARE)
+    aligned = aligned.only("hair", hair_HW=cut_HW)
+    blond = aligned.crop_HWC.astype(int) + np.array([120, 100, 60])
+    result = np.clip(blond, 0, 255).astype(np.uint8)
+    longer = with_long_hair(photo, aligned, result)
+    assert (longer is not None) is long
+    if longer is None:
+        return
+    output = paste(photo, *longer, detail=1.0).astype(int)
+    beyond = hair_HW.copy()
+    beyond[: 50 + 4 * 48] = False  # the crop's lower border
+    assert beyond.sum() > 2000
+    inner = cv2.distanceTransform(beyond.astype(np.uint8), cv2.DIST_L2, 5) > 6
+    change = np.median((output - photo)[inner], axis=0)
+    assert change == pytest.approx([120, 100, 60], abs=15)
+    away = cv2.distanceTransform(1 - hair_HW.astype(np.uint8), cv2.DIST_L2, 5) > 12
+    assert np.abs(output - photo)[away].max() <= 1
+    # Within the crop it is what the crop's own paste makes it.
+    alone = paste(photo, aligned, result, detail=1.0).astype(int)
+    middle = np.s_[70:180, 120:280]
+    assert np.abs(output - alone)[middle].mean() < 2
+
+
 def test_what_goes_back_together_is_as_much_as_each_alone() -> None:
     crop, _ = head_on_a_wall((150, 170, 190))
     differs = np.zeros((96, 96), np.float32)
     differs[:20, 30:60] = 1
     aligned = AlignedFace(crop_HWC=crop, to_crop_23=np.eye(2, 3), template_52=SQUARE)
     skins, hairs, both = (
-        paste_mask(aligned.only(*parts, colours_HW=differs), crop)
+        paste_mask(aligned.only(*parts, hair_HW=hair(crop, differs, SQUARE)), crop)
         for parts in (("skin",), ("hair",), ("skin", "hair"))
     )
     assert skins.max() > 0.9

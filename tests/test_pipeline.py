@@ -21,7 +21,7 @@ from facestyle.faces.align import (
     whole,
     with_larger_eyes,
 )
-from facestyle.faces.masks import hair, paste_mask
+from facestyle.faces.masks import hair, paste_mask, soft
 from facestyle.faces.paste import DETAIL, LUMA, MAX_FIRM, SKIN_COLOUR
 from facestyle.images import to_model
 from facestyle.pipeline import (
@@ -186,7 +186,7 @@ def test_hair_is_looked_for_where_its_colours_differ(picture: np.ndarray) -> Non
         return paste_mask(face.aligned, picture)
 
     blond, smiling, neither = of(on=("blond",)), of(on=("smile",)), mask(of(on=("glasses",)))
-    assert smiling.aligned.colours_HW is None
+    assert smiling.aligned.hair_HW is None
     assert np.array_equal(neither, paste_mask(aligned[0], picture))
     assert 0 < mask(blond).sum() < neither.sum()
     both, all_of_it = of(on=("blond", "smile")), of(on=("blond", "glasses"))
@@ -194,7 +194,8 @@ def test_hair_is_looked_for_where_its_colours_differ(picture: np.ndarray) -> Non
     assert mask(all_of_it) == pytest.approx(neither, abs=0.05)
 
     # Each by itself: the smile makes all of the face brighter, and of blond hair nothing more.
-    found_HW = hair(aligned[0].crop_HWC, found_NHW[0], template_points("celeba"))
+    crop = aligned[0].crop_HWC
+    found_HW = soft(crop, hair(crop, found_NHW[0], template_points("celeba")))
     found_HW = cv2.resize(found_HW, (SIDE, SIDE))
     for place, expected in ((found_HW > 0.99, blond), (found_HW == 0, smiling)):
         assert place.any()
@@ -333,7 +334,7 @@ def test_what_is_done_to_one_side_alone_is_half_as_strong_both_ways() -> None:
 def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray) -> None:
     model = colouring_model()
     (face,) = translate_crops([whole(picture, SIDE)], model, model.edited(Edit(on=("blond",))))
-    assert face.aligned.colours_HW is None
+    assert face.aligned.hair_HW is None
     assert paste_mask(face.aligned, picture)[:, 200].min() == 1
 
 

@@ -48,6 +48,7 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 # fmt: on
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
 EYE_REACH = 0.75  # of the eyes' distance: how far about an eye that is enlarged anything moves
+WIDER = (1 / 2, 1 / 8)  # of ``widened``: how far to the left and above, shares of the side
 INVERSE_STEPS = 12  # of a fixed point; enough where eyes are three times as large
 
 
@@ -64,17 +65,19 @@ class AlignedFace:
     itself a crop: all of that goes back, for no border has to be hidden."""
     pasted: tuple[str, ...] = ("face",)
     """What of the crop goes back, of ``masks.MASKS`` or ``hair``, all of these together."""
-    colours_HW: Floats | None = None
-    """Where hair would differ by its colours, any size and range, where ``hair`` goes back."""
+    hair_HW: NDArray[np.bool_] | None = None
+    """Where its hair is, any size, where ``hair`` goes back."""
+    wide: bool = False
+    """Whether it is a crop with what is about it, see ``widened``."""
 
     @property
     def scale(self) -> float:
         """Crop px per picture px; below 1 the face is larger than the crop."""
         return float(math.hypot(self.to_crop_23[0, 0], self.to_crop_23[1, 0]))
 
-    def only(self, *parts: str, colours_HW: Floats | None = None) -> AlignedFace:
+    def only(self, *parts: str, hair_HW: NDArray[np.bool_] | None = None) -> AlignedFace:
         """The same, of which no more than these parts go back."""
-        return replace(self, pasted=parts, colours_HW=colours_HW)
+        return replace(self, pasted=parts, hair_HW=hair_HW)
 
 
 def template_points(name: str, zoom: float = 1.0) -> NDArray[np.float64]:
@@ -140,6 +143,25 @@ def whole(picture_HWC: Pixels, side: int) -> AlignedFace:
         [[scale, 0, (side - scale * width) / 2], [0, scale, (side - scale * height) / 2]]
     )
     return AlignedFace(crop_HWC=_cut(picture_HWC, to_crop, side), to_crop_23=to_crop)
+
+
+def widened(aligned: AlignedFace, picture_HWC: Pixels) -> tuple[AlignedFace, tuple[slice, slice]]:
+    """The same face with what is about it, most of it below: a crop of twice the side, as large;
+    and where in it the former crop lies."""
+    side = len(aligned.crop_HWC)
+    right, down = (round(share * side) for share in WIDER)
+    to_crop = aligned.to_crop_23.copy()
+    to_crop[:, 2] += (right, down)
+    template_52 = aligned.template_52
+    if template_52 is not None:
+        template_52 = (side * template_52 + (right, down)) / (2 * side)
+    wide = AlignedFace(
+        crop_HWC=_cut(picture_HWC, to_crop, 2 * side),
+        to_crop_23=to_crop,
+        template_52=template_52,
+        wide=True,
+    )
+    return wide, (slice(down, down + side), slice(right, right + side))
 
 
 def with_larger_eyes(face_HWC: Floats, template_52: NDArray[np.float64], times: float) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facestyle.faces import guided
-from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
+from facestyle.faces.align import WIDER, AlignedFace, Floats, Pixels, to_picture, window_of
 
 MASK_SIDE = 256  # px; finer than any feather needs
 MASKS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float]] = {
@@ -39,6 +39,10 @@ HAIR_SURE, HAIR_PRIOR, HAIR_ON_SKIN, HAIR_NONE = 0.5, 0.25, 0.35, 0.08
 HAIR_NEVER = (0.37, (0.62, 0.80))  # an ellipse up to the brows: a fringe is above it
 HAIR_ON_SKULL = (-0.35, (1.10, 1.25))  # an ellipse about the upper head
 HAIR_TONES = 15  # CIELAB distance within which hair beside the skull is as that on it
+# Hair is long where it covers the crop's rim, so many px of SKIN_SIDE wide, along this share of it.
+RIM, LONG, LONG_STEPS = 3, 0.1, 3
+LONG_TONES = 10  # CIELAB distance within which what is beyond begins as hair
+LONG_NEAR = 0.1  # of the crop: about what was found beyond it, the mask does not end at its border
 HAIR_SMOOTH = 0.015  # share of the side
 # Of the guided filters by which what differs, and what was cut, follow the picture's edges.
 DIFFERS_RADIUS, DIFFERS_EPS = 0.054, 1e-3
@@ -73,10 +77,13 @@ def window_mask(aligned: AlignedFace, corner: tuple[int, int], picture_HWC: Pixe
         if part == "skin":
             return place(crop_mask(SKIN_SIDE, part) * skin(aligned.crop_HWC, template_52))
         if part == "hair":
-            assert aligned.colours_HW is not None, "hair is found by where its colours differ"
-            small_HWC, cut_HW = _hair_cut(aligned.crop_HWC, aligned.colours_HW, template_52)
-            within = place(crop_mask(SKIN_SIDE, "crop"))
-            return within * _strands(small_HWC, cut_HW, picture_HWC, place)
+            assert aligned.hair_HW is not None, "hair has been looked for"
+            side = len(aligned.hair_HW)
+            within = (
+                _as_far_as_it_goes_on(aligned.hair_HW) if aligned.wide else crop_mask(side, "crop")
+            )
+            small_HWC = _resized(aligned.crop_HWC, side)
+            return place(within) * _strands(small_HWC, aligned.hair_HW, picture_HWC, place)
         return place(crop_mask(MASK_SIDE, part))
 
     return np.asarray(np.maximum.reduce([placed(part) for part in aligned.pasted]), np.float32)
@@ -105,8 +112,10 @@ def skin(crop_HWC: Pixels, template_52: NDArray[np.float64]) -> Floats:
     return _feathered(_coloured_alike(_small(crop_HWC), labels))
 
 
-def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]) -> Floats:
-    """(SKIN_SIDE, SKIN_SIDE) mask with a soft edge, 1 on what has the colours of where hair is.
+def hair(
+    crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(SKIN_SIDE, SKIN_SIDE) what has the colours of where hair is.
 
     Where that is, the model knows: asked for one colour of hair and for another, it makes results
     that differ there, within some pixels. They are held to the photo's edges (``guided``), and
@@ -118,14 +127,6 @@ def hair(crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64])
         colours_HW: how far the results differ, at any size.
         template_52: where the landmarks lie, as shares of the side.
     """
-    small_HWC, cut_HW = _hair_cut(crop_HWC, colours_HW, template_52)
-    return _strands(small_HWC, cut_HW, small_HWC, lambda values: values)
-
-
-def _hair_cut(
-    crop_HWC: Pixels, colours_HW: Floats, template_52: NDArray[np.float64]
-) -> tuple[Pixels, NDArray[np.bool_]]:
-    """The crop at SKIN_SIDE and what of it is hair, see ``hair``."""
     size, small_HWC = (SKIN_SIDE, SKIN_SIDE), _small(crop_HWC)
     skin_HW = skin(crop_HWC, template_52)
     face, may_be_skin = _within(HAIR_NEVER, template_52), skin_HW > 0.1
@@ -154,7 +155,72 @@ def _hair_cut(
         as_skull = _alike(small_HWC, beside, supposed & skull, HAIR_TONES)
         labels[beside & ~as_skull] = cv2.GC_PR_BGD
     found = _coloured_alike(small_HWC, labels)
-    return small_HWC, found & _joined(found | face | (skin_HW > 0.5), face)
+    return found & _joined(found | face | (skin_HW > 0.5), face)
+
+
+def soft(crop_HWC: Pixels, cut_HW: NDArray[np.bool_]) -> Floats:
+    """(SKIN_SIDE, SKIN_SIDE) a cut of a crop with an edge as soft as the crop's own."""
+    small_HWC = _small(crop_HWC)
+    return _strands(small_HWC, cut_HW, small_HWC, lambda values: values)
+
+
+def goes_on(aligned: AlignedFace) -> bool:
+    """Whether hair covers enough of the crop's rim, below the eyes, to be longer than the crop."""
+    assert aligned.hair_HW is not None
+    assert aligned.template_52 is not None
+    rim = np.ones_like(aligned.hair_HW)
+    rim[:-RIM, RIM:-RIM] = False
+    rim[: int(len(rim) * aligned.template_52[:2, 1].mean())] = False
+    return bool(aligned.hair_HW[rim].sum() >= RIM * LONG * len(rim))
+
+
+def long_hair(
+    aligned: AlignedFace, wide: AlignedFace, inner: tuple[slice, slice], is_picture: Floats
+) -> NDArray[np.bool_]:
+    """(2 · SKIN_SIDE, 2 · SKIN_SIDE) hair of a widened crop.
+
+    Within the crop it is what ``hair`` is; GrabCut takes it on from there, all else of the crop as
+    what is none. Above it there is none, nor beyond the picture.
+
+    Args:
+        inner: where in the widened crop the crop lies.
+        is_picture: 1 where the widened crop shows the picture, 0 beyond it; of its size.
+    """
+    cut_HW = aligned.hair_HW
+    assert cut_HW is not None
+    # At half of the size, for GrabCut takes its time.
+    ratio = SKIN_SIDE / len(wide.crop_HWC)
+    rows, columns = (slice(round(s.start * ratio), round(s.stop * ratio)) for s in inner)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    known = cv2.resize(cut_HW.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+    labels = np.full((SKIN_SIDE, SKIN_SIDE), cv2.GC_PR_BGD, np.uint8)
+    labels[: rows.start] = cv2.GC_BGD
+    labels[cv2.resize(is_picture, labels.shape, interpolation=cv2.INTER_AREA) < 0.5] = cv2.GC_BGD
+    labels[rows, columns] = np.where(known, cv2.GC_FGD, cv2.GC_BGD)
+    begun = labels == cv2.GC_FGD
+    small_HWC = _small(wide.crop_HWC)
+    labels[_alike(small_HWC, labels == cv2.GC_PR_BGD, begun, LONG_TONES)] = cv2.GC_PR_FGD
+    found = _coloured_alike(small_HWC, labels, LONG_STEPS)
+    double = (2 * SKIN_SIDE, 2 * SKIN_SIDE)
+    found_HW = cv2.resize(
+        _joined(found, begun).astype(np.float32), double, interpolation=cv2.INTER_LINEAR
+    ) > 0.5  # fmt: skip
+    ratio = 2 * SKIN_SIDE / len(wide.crop_HWC)
+    top, left = (round(s.start * ratio) for s in inner)
+    found_HW[top : top + SKIN_SIDE, left : left + SKIN_SIDE] = cut_HW
+    return np.asarray(found_HW)
+
+
+def _as_far_as_it_goes_on(found_HW: NDArray[np.bool_]) -> Floats:
+    """The mask of a widened crop, that of the crop within it where nothing beyond was found."""
+    half = len(found_HW) // 2
+    left, top = (round(share * half) for share in WIDER)
+    inner = slice(top, top + half), slice(left, left + half)
+    mask, beyond = np.zeros(found_HW.shape, np.float32), found_HW.astype(np.float32)
+    mask[inner] = crop_mask(half, "crop")
+    beyond[inner] = 0
+    near = np.minimum(4 * cv2.GaussianBlur(beyond, (0, 0), LONG_NEAR * half), 1)
+    return np.asarray(np.maximum(mask, near) * crop_mask(2 * half, "crop"), np.float32)
 
 
 def _strands(
@@ -218,13 +284,16 @@ def _alike(
 
 def _small(crop_HWC: Pixels) -> Pixels:
     """At SKIN_SIDE."""
-    reduces = len(crop_HWC) > SKIN_SIDE
+    return _resized(crop_HWC, SKIN_SIDE)
+
+
+def _resized(crop_HWC: Pixels, side: int) -> Pixels:
+    reduces = len(crop_HWC) > side
     interpolation = cv2.INTER_AREA if reduces else cv2.INTER_CUBIC
-    resized = cv2.resize(crop_HWC, (SKIN_SIDE, SKIN_SIDE), interpolation=interpolation)
-    return np.asarray(resized, np.uint8)
+    return np.asarray(cv2.resize(crop_HWC, (side, side), interpolation=interpolation), np.uint8)
 
 
-def _coloured_alike(small_HWC: Pixels, labels_HW: Pixels) -> NDArray[np.bool_]:
+def _coloured_alike(small_HWC: Pixels, labels_HW: Pixels, steps: int = 1) -> NDArray[np.bool_]:
     """GrabCut's cut; ``labels_HW`` say where it begins."""
     bgr = small_HWC[..., ::-1]
     if np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
@@ -232,7 +301,13 @@ def _coloured_alike(small_HWC: Pixels, labels_HW: Pixels) -> NDArray[np.bool_]:
         rest, inside = np.zeros((1, 65)), np.zeros((1, 65))
         everywhere = (0, 0, SKIN_SIDE, SKIN_SIDE)  # not looked at where there are labels
         cv2.grabCut(
-            np.ascontiguousarray(bgr), labels_HW, everywhere, rest, inside, 1, cv2.GC_INIT_WITH_MASK
+            np.ascontiguousarray(bgr),
+            labels_HW,
+            everywhere,
+            rest,
+            inside,
+            steps,
+            cv2.GC_INIT_WITH_MASK,
         )
     return np.isin(labels_HW, (cv2.GC_FGD, cv2.GC_PR_FGD))
 

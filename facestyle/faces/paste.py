@@ -9,14 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facestyle.faces import guided
-from facestyle.faces.align import AlignedFace, Floats, Pixels, to_picture, window_of
-from facestyle.faces.masks import MASK_SIDE, crop_mask, window_mask
+from facestyle.faces.align import (
+    AlignedFace,
+    Floats,
+    Pixels,
+    to_picture,
+    warp,
+    widened,
+    window_of,
+)  # fmt: skip
+from facestyle.faces.masks import MASK_SIDE, crop_mask, goes_on, long_hair, window_mask
 
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
 DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and scarf are seen as well
 TONE_COLOUR = 0.5  # of what is done to the colour of a feature on a face that keeps its skin tone
 SKIN_COLOUR = 0.3  # of what is done to colour, where light is what a change is about
+# Of the map by which long hair is dyed: how far it looks, as a share of the side, the weight of all
+# that was seen beside what is near, and the variance (of [0, 1]) below which hair is of one colour.
+DYE_SIGMA, DYE_FAR, DYE_EPS = 0.06, 1e-3, 1e-3
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, Rec. 601
 GUIDE_RADIUS = 2 / 64  # of the filter by which a change follows the photo, see ``guided``
 GUIDE_EPS = 0.01**2
@@ -157,6 +168,59 @@ def firm_lines(drawing_HWC: Floats, times: int) -> Floats:
         drawing += 0.4 * (np.where(curvature[..., None] < 0, grown, shrunk) - drawing)
     # Edges that moved by whole pixels are stairs.
     return smooth(drawing, 0.18)
+
+
+def with_long_hair(
+    picture_HWC: Pixels, aligned: AlignedFace, result_HWC: Pixels
+) -> tuple[AlignedFace, Pixels] | None:
+    """A face whose hair goes on beyond its crop, as a crop twice as wide, and the result there:
+    beyond what the model saw hair takes on the colours that it took on within.
+
+    How they follow from the photo's own is one affine map of colours at each place, fitted to what
+    hair became about it. None of a face with short hair.
+
+    Args:
+        aligned: of which ``hair`` goes back.
+    """
+    if not goes_on(aligned):
+        return None
+    wide, inner = widened(aligned, picture_HWC)
+    side, whole = len(wide.crop_HWC), np.ones(picture_HWC.shape[:2], np.float32)
+    is_picture = warp(whole, wide.to_crop_23, (side, side), outside_is_zero=True)
+    hair_HW = long_hair(aligned, wide, inner, is_picture)
+    own = wide.crop_HWC.astype(np.float32) / 255
+    became, seen_HW = own.copy(), np.zeros((side, side), np.float32)
+    became[inner] = result_HWC.astype(np.float32) / 255
+    within_HW = crop_mask(len(result_HWC), "crop")
+    share_HW = cv2.resize(hair_HW.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    seen_HW[inner] = within_HW * share_HW[inner]
+    dyed = _recoloured(own, became, seen_HW)
+    dyed[inner] += within_HW[..., None] * (became[inner] - dyed[inner])
+    wide, result = wide.only("hair", hair_HW=hair_HW), np.clip(dyed, 0, 1)
+    return wide, np.rint(255 * result).astype(np.uint8)
+
+
+def _recoloured(own_HWC: Floats, became_HWC: Floats, seen_HW: Floats) -> Floats:
+    """Colours as they would have become by the affine map that best fits what others became, near
+    each place and weighted by ``seen_HW``; far from all of these, by that which fits all of them.
+    """
+    own, became = own_HWC[..., None], became_HWC[..., None, :]
+    sigma, total = DYE_SIGMA * len(own_HWC), float(seen_HW.sum())
+    near = cv2.GaussianBlur(seen_HW, (0, 0), sigma)
+
+    def mean(x: Floats) -> Floats:
+        flat = (seen_HW[..., None] * x.reshape(*seen_HW.shape, -1)).astype(np.float32)
+        blurred = cv2.GaussianBlur(flat, (0, 0), sigma).reshape(*seen_HW.shape, -1)
+        overall = flat.sum(axis=(0, 1)) / total
+        local = (blurred + DYE_FAR * overall) / (near + DYE_FAR)[..., None]
+        return np.asarray(local, np.float32).reshape(x.shape)
+
+    mean_own, mean_became = mean(own), mean(became)
+    variance = mean(own * own.swapaxes(2, 3)) - mean_own * mean_own.swapaxes(2, 3)
+    covariance = mean(own * became) - mean_own * mean_became
+    gain = np.linalg.solve(variance + DYE_EPS * np.eye(3, dtype=np.float32), covariance)
+    change = ((own - mean_own).swapaxes(2, 3) @ gain)[..., 0, :]
+    return np.asarray(mean_became[..., 0, :] + change, np.float32)
 
 
 def in_own_colour(result_HWC: Floats, crop_HWC: Floats, flow_HW2: Floats | None = None) -> Floats:
