@@ -111,7 +111,8 @@ def restyle(
 
     Returns:
         uint8 RGB of the same size; pixels outside the faces' masks are bit-equal, and of a model
-        that moves shapes those outside their crops. Or the crop alone, which is square.
+        that moves shapes those outside their crops. Only a colour of long hair reaches beyond a
+        crop. Or the crop alone, which is square.
 
     Raises:
         NoFaceError: no face was found.
