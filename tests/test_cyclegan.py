@@ -22,7 +22,7 @@ from facestyle.checkpoint import load_checkpoint, save_model
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect
 from facestyle.families.cyclegan import FAMILY
-from facestyle.families.cyclegan.networks import Discriminator, Generator, Sizes, instance_norm
+from facestyle.families.cyclegan.networks import Discriminator, Generator, Sizes
 from facestyle.families.cyclegan.objective import (
     Config,
     Task,
@@ -33,6 +33,7 @@ from facestyle.families.cyclegan.objective import (
     realness_loss,
 )
 from facestyle.nn.adversarial import ReplayPool
+from facestyle.nn.norms import instance_norm
 from facestyle.training.config import resolve
 
 GOLDENS = Path(__file__).parent / "goldens"

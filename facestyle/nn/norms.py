@@ -10,13 +10,53 @@ own layout torch's own kernel is as fast, and is taken.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 EPS = 1e-5  # torch's InstanceNorm default, which all published weights were trained with
+LEGACY_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class InstanceNorm(nn.Module):
+    """Instance norm by the picture's own statistics, in training and use alike; loads what
+    ``nn.InstanceNorm2d`` saves of its weight and bias."""
+
+    def __init__(self, width: int | None = None) -> None:
+        """Affine with ``width`` channels, else without parameters."""
+        super().__init__()
+        self.weight = None if width is None else nn.Parameter(torch.ones(width))
+        self.bias = None if width is None else nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """The same shape, each channel of each sample to its weight and bias, or to 1 and 0."""
+        if self.weight is None or self.bias is None:
+            return instance_norm(x_NCHW)
+        return instance_norm(
+            x_NCHW, self.weight[None, :, None, None], self.bias[None, :, None, None]
+        )
+
+
+def modernised(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A published state dict in a network's own terms, whatever program version wrote it.
+
+    Instance norms without parameters once kept running statistics that they never used; batch norms
+    once did not count their batches. Float tensors become float32.
+    """
+    new = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, InstanceNorm):
+            for buffer in LEGACY_BUFFERS:
+                new.pop(f"{name}.{buffer}", None)
+        if isinstance(module, nn.BatchNorm2d):
+            new.setdefault(f"{name}.num_batches_tracked", torch.tensor(0))
+    return new
 
 
 def instance_norm(

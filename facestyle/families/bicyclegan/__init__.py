@@ -30,7 +30,6 @@ NAME = "bicyclegan"
 PUBLISHED_FILE = re.compile(r"(.*net_)G(\.\w+)")  # latest_net_G.pth; the encoder's has an E
 DEPTHS = range(5, 11)  # pictures of 32 to 1024 px
 # Old torch gave instance norms these; the published program drops them too.
-LEGACY_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "paper": {"run": {"steps": 200_000, "batch_size": 2}, NAME: {}},
@@ -308,7 +307,8 @@ def _built(found: Mapping[str, _Network]) -> dict[str, nn.Module]:
     import torch
 
     from facestyle.checkpoint import check_fit
-    from facestyle.families.bicyclegan.networks import Encoder, Generator, InstanceNorm
+    from facestyle.families.bicyclegan.networks import Encoder, Generator
+    from facestyle.nn.norms import modernised
 
     sizes, _ = _sizes(found)
     # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
@@ -318,15 +318,7 @@ def _built(found: Mapping[str, _Network]) -> dict[str, nn.Module]:
             built["E"] = Encoder(_encoder_sizes(found["E"]))
     for part, network in built.items():
         path, name, state = found[part]
-        norms = {key for key, module in network.named_modules() if isinstance(module, InstanceNorm)}
-        kept = {}
-        for key, tensor in state.items():
-            owner, _, leaf = key.rpartition(".")
-            if owner not in norms or leaf not in LEGACY_BUFFERS:
-                kept[key] = tensor.float() if tensor.is_floating_point() else tensor
-        for key in network.state_dict():
-            if key.endswith("num_batches_tracked"):  # torch before 0.4.1 wrote none
-                kept.setdefault(key, torch.tensor(0))
+        kept = modernised(state, network)
         check_fit(path, name, kept, network.state_dict())
         network.load_state_dict(kept, strict=True, assign=True)
     return built

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.nn.norms import instance_norm
+from facestyle.nn.norms import InstanceNorm
 from facestyle.nn.resampling import HalvingConv
 
 Shapes = Mapping[str, Sequence[int]]
@@ -123,14 +123,6 @@ def encoder_sizes_from_shapes(shapes: Shapes) -> EncoderSizes:
         if ("conv.1.conv.0.weight" if resnet else "conv.3.weight") in shapes
         else "instance",
     )
-
-
-class InstanceNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) over H and W, without parameters."""
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The same shape."""
-        return instance_norm(x_NCHW)
 
 
 def _norm(kind: str, width: int) -> nn.Module:

@@ -29,6 +29,8 @@ from facestyle.families.bicyclegan.networks import (
     Generator,
     Sizes,
 )
+from facestyle.nn import losses
+from facestyle.nn.losses import l1, linear_fall
 from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def draw(
 
 def realness_loss(logits: Sequence[Tensor], real: bool) -> Tensor:
     """Least squares toward 1 (``real``) or 0 (Mao et al., ICCV 2017), summed over scales."""
-    return torch.stack([(one.float() - float(real)).square().mean() for one in logits]).sum()
+    return torch.stack([losses.realness_loss(one, real) for one in logits]).sum()
 
 
 def kl_loss(mu_NL: Tensor, logvar_NL: Tensor) -> Tensor:
@@ -107,15 +109,9 @@ def kl_loss(mu_NL: Tensor, logvar_NL: Tensor) -> Tensor:
     return -0.5 * (1 + logvar_NL - mu_NL.square() - logvar_NL.exp()).sum()
 
 
-def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference."""
-    return (x.float() - y.float()).abs().mean()
-
-
 def learning_rate(config: Config, step: int) -> float:
     """The learning rate at an iteration: constant, then linear to 0."""
-    fall = (step - config.constant_steps) / max(1, config.decay_steps)
-    return config.lr * min(1.0, max(0.0, 1 - fall))
+    return config.lr * linear_fall(step, config.constant_steps, config.decay_steps)
 
 
 class Task:

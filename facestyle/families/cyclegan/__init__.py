@@ -31,7 +31,6 @@ TARGETS = {"G_A": "B", "G_B": "A"}  # published network → the domain that it m
 PUBLISHED_FILE = re.compile(r"(.*net_)(G_[AB])(\.\w+)")  # latest_net_G_A.pth, 200_net_G_B.pth
 IMAGE_SIZE = 256  # the published programs' own; no tensor tells it
 # Old torch gave instance norms these; the published programs drop them too.
-LEGACY_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 # What differs from the paper in each preset; "compact" learns at 64 px on two CPU cores.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -227,7 +226,8 @@ def _loaded(network: _Network) -> nn.Module:
     import torch
 
     from facestyle.checkpoint import check_fit
-    from facestyle.families.cyclegan.networks import Generator, InstanceNorm, sizes_from_shapes
+    from facestyle.families.cyclegan.networks import Generator, sizes_from_shapes
+    from facestyle.nn.norms import modernised
 
     path, part, state = network
     try:
@@ -241,15 +241,7 @@ def _loaded(network: _Network) -> nn.Module:
     # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
     with torch.device("meta"):
         built = Generator(sizes)
-    norms = {name for name, module in built.named_modules() if isinstance(module, InstanceNorm)}
-    kept = {}
-    for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        if owner not in norms or leaf not in LEGACY_BUFFERS:
-            kept[name] = tensor.float() if tensor.is_floating_point() else tensor
-    for name in built.state_dict():
-        if name.endswith("num_batches_tracked"):  # torch before 0.4.1 wrote none
-            kept.setdefault(name, torch.tensor(0))
+    kept = modernised(state, built)
     check_fit(path, part, kept, built.state_dict())
     built.load_state_dict(kept, strict=True, assign=True)
     return built.eval()

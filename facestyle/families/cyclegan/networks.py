@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from facestyle.nn.norms import instance_norm
+from facestyle.nn.norms import InstanceNorm
 
 SLOPE = 0.2  # of the discriminator's leaky ReLU
 FIRST_BLOCK = 10  # number of the first residual block in the generator's Sequential
@@ -51,14 +51,6 @@ def sizes_from_shapes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
         # Without dropout this name is the second norm's, whose weight is a vector.
         dropout=len(shapes.get(f"{block}.6.weight", ())) == 4,
     )
-
-
-class InstanceNorm(nn.Module):
-    """Instance norm without weights, of the picture at hand in training and use alike."""
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The same shape, each channel of each sample to mean 0 and variance 1."""
-        return instance_norm(x_NCHW)
 
 
 class ResBlock(nn.Module):

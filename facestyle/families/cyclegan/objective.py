@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from facestyle.families.cyclegan.networks import Discriminator, Generator, Sizes
 from facestyle.nn.adversarial import ReplayPool, drawn, pool_draws
+from facestyle.nn.losses import l1, linear_fall, realness_loss
 from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -78,16 +79,6 @@ def draw(
     return item
 
 
-def realness_loss(logits: Tensor, real: bool) -> Tensor:
-    """Least squares toward 1 (``real``) or 0 (Mao et al., ICCV 2017)."""
-    return (logits - float(real)).square().mean()
-
-
-def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference."""
-    return (x - y).abs().mean()
-
-
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """Half of both terms, which slows D down against G (paper, section 4)."""
     return 0.5 * (realness_loss(logits_real, real=True) + realness_loss(logits_fake, real=False))
@@ -95,8 +86,7 @@ def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 def learning_rate(config: Config, step: int) -> float:
     """The learning rate at an iteration: constant, then linear to 0."""
-    fall = (step - config.constant_steps) / max(1, config.decay_steps)
-    return config.lr * min(1.0, max(0.0, 1 - fall))
+    return config.lr * linear_fall(step, config.constant_steps, config.decay_steps)
 
 
 def ailments(losses: Mapping[str, float]) -> list[str]:

@@ -111,6 +111,7 @@ class Pix2Pix:
 
         from facestyle.checkpoint import check_fit
         from facestyle.families.pix2pix import networks
+        from facestyle.nn.norms import modernised
 
         sizes = _sizes(checkpoint)
         if (card.image_size, len(card.domains)) != (sizes.image_size, 1):
@@ -122,7 +123,7 @@ class Pix2Pix:
         with torch.device("meta"):
             generator = networks.Generator(sizes)
         part = _part(checkpoint.parts)
-        state = networks.modernised(checkpoint.parts[part], generator)
+        state = modernised(checkpoint.parts[part], generator)
         check_fit(checkpoint.path, part, state, generator.state_dict())
         generator.load_state_dict(state, strict=True, assign=True)
         (domain,) = card.domains

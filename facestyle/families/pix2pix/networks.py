@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facestyle.nn.norms import EPS, InstanceNorm
+
 Shapes = Mapping[str, Sequence[int]]
 Noise = torch.Generator | None
 
 LEVELS = range(5, 11)  # halvings down to one pixel, of pictures of 32 to 1024 px
 NORMS = ("batch", "instance", "none")
-NORM_EPS = 1e-5  # torch's default, which the published weights were trained with
 SLOPE = 0.2  # of every leaky ReLU
 DROPOUT = 0.5  # share of features that a dropout drops
 WIDEST = 8  # times the first width
@@ -93,17 +94,6 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x_NCHW, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
-class InstanceNorm(nn.Module):
-    """Instance norm without parameters; statistics in float32."""
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """(x - mean) / sqrt(var + eps) over H and W, as one multiply-add."""
-        x = x_NCHW.float()
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-        gain = torch.rsqrt(variance + NORM_EPS)
-        return torch.addcmul(-mean * gain, x, gain).to(x_NCHW.dtype)
-
-
 class Dropout(nn.Module):
     """Dropout in training, and wherever noise is given."""
 
@@ -118,7 +108,7 @@ class Dropout(nn.Module):
 
 def _norm(kind: str, width: int) -> nn.Module:
     if kind == "batch":
-        return BatchNorm(width, eps=NORM_EPS)
+        return BatchNorm(width, eps=EPS)
     return InstanceNorm() if kind == "instance" else nn.Identity()
 
 
@@ -189,25 +179,6 @@ class Sampler(nn.Module):
         noise = torch.Generator().manual_seed(int(seed_1[0]))
         y_NCHW: Tensor = self.generator(x_NCHW, noise)
         return y_NCHW
-
-
-def modernised(state: Mapping[str, Tensor], generator: nn.Module) -> dict[str, Tensor]:
-    """A published state dict in the generator's own terms, whatever program version wrote it.
-
-    Instance norms once kept running statistics that they never used; batch norms once did not
-    count their batches. Float tensors become float32.
-    """
-    new = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
-    }
-    for name, module in generator.named_modules():
-        if isinstance(module, InstanceNorm):
-            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                new.pop(f"{name}.{buffer}", None)
-        if isinstance(module, BatchNorm):
-            new.setdefault(f"{name}.num_batches_tracked", torch.tensor(0))
-    return new
 
 
 def most_layers(image_size: int) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from facestyle.families.pix2pix.networks import Discriminator, Generator, Sizes
 from facestyle.nn.adversarial import cross_entropy
+from facestyle.nn.losses import linear_fall
 from facestyle.nn.updates import Optimisers
 
 INIT_DEVIATION = 0.02  # of every weight about its mean, 0 or a norm's 1 (paper, appendix 6.2)
@@ -70,8 +71,7 @@ def sizes_of(config: Config) -> Sizes:
 
 def learning_rate(config: Config, step: int) -> float:
     """The learning rate of an iteration: constant, then linear to 0."""
-    late = max(0, step - config.constant_steps)
-    return config.lr * max(0.0, 1 - late / config.decay_steps) if late else config.lr
+    return config.lr * linear_fall(step, config.constant_steps, config.decay_steps)
 
 
 class Task:

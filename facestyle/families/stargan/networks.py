@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from facestyle.nn.norms import instance_norm
+from facestyle.nn import norms
 from facestyle.nn.painter import Painter, is_painter, painter_sizes
 
 Shapes = Mapping[str, Sequence[int]]
@@ -67,26 +67,18 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return sum(re.fullmatch(pattern, key) is not None for key in shapes)
 
 
-class InstanceNorm(nn.Module):
-    """Affine instance norm, always by the picture's own statistics.
+class InstanceNorm(norms.InstanceNorm):
+    """Affine instance norm with the running statistics that the published files carry.
 
-    The published files carry running statistics, which the published program never uses, as it
-    never calls ``eval()``: they are kept so that files stay what they are, and never read.
+    The published program never uses them, for it never calls ``eval()``: they are kept so that
+    files stay what they are, and never read.
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        super().__init__(width)
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The same shape, each channel of each sample to its weight and bias."""
-        return instance_norm(
-            x_NCHW, self.weight[None, :, None, None], self.bias[None, :, None, None]
-        )
 
 
 class ResidualBlock(nn.Module):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.nn.norms import instance_norm
+from facestyle.nn.norms import InstanceNorm, instance_norm
 from facestyle.nn.painter import SHAPER, Painter, is_painter, painter_sizes
 from facestyle.nn.resampling import DoublingConv, HalvingConv, doubled
 
@@ -112,21 +112,6 @@ def sizes_from_shapes(shapes: Mapping[str, Shapes]) -> Sizes:
 def _count(shapes: Shapes, prefix: str) -> int:
     """How many numbered children stand below ``prefix``."""
     return len({key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix)})
-
-
-class InstanceNorm(nn.Module):
-    """Affine instance norm; loads ``nn.InstanceNorm2d(affine=True)``'s weight and bias."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The same shape, each channel of each sample to its weight and bias."""
-        return instance_norm(
-            x_NCHW, self.weight[None, :, None, None], self.bias[None, :, None, None]
-        )
 
 
 class AdaIN(nn.Module):

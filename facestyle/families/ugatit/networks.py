@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facestyle.nn.norms import EPS, instance_norm, statistics, wide
+from facestyle.nn.norms import EPS, InstanceNorm, statistics, wide
 from facestyle.nn.resampling import DoublingConv
 
 Shapes = Mapping[str, Sequence[int]]
@@ -84,14 +84,6 @@ def layer_instance_norm(x_NCHW: Tensor, rho_1C11: Tensor, gamma: Tensor, beta: T
     gamma, beta = gamma.to(x.dtype), beta.to(x.dtype)
     shift = beta - gamma * (gain * mean + layer_gain * layer_mean)
     return torch.addcmul(shift, x, gamma * (gain + layer_gain)).to(x_NCHW.dtype)
-
-
-class InstanceNorm(nn.Module):
-    """Instance norm without weights."""
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The same shape, each channel of each sample to mean 0 and variance 1."""
-        return instance_norm(x_NCHW)
 
 
 class AdaLIN(nn.Module):

@@ -31,6 +31,7 @@ from facestyle.nn.adversarial import (
     r1_penalty,
 )
 from facestyle.nn.augment import bare, recoloured, spoilt
+from facestyle.nn.losses import l1, linear_fall, realness_loss
 from facestyle.nn.updates import Optimisers
 
 if TYPE_CHECKING:
@@ -139,11 +140,6 @@ def draw(
     return item
 
 
-def realness_loss(logits: Tensor, real: bool) -> Tensor:
-    """Least squares toward 1 (``real``) or 0 (Mao et al., ICCV 2017)."""
-    return (logits.float() - float(real)).square().mean()
-
-
 def attention_loss(cam_source_N2: Tensor, cam_target_N2: Tensor) -> Tensor:
     """Cross-entropy of a generator's auxiliary classifiers: a source picture is 1, one that is
     in the target domain already is 0 (paper, equation 4)."""
@@ -155,11 +151,6 @@ def noised(x: Tensor, deviation: float) -> Tensor:
     return x + deviation * torch.randn_like(x) if deviation else x
 
 
-def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference."""
-    return (x.float() - y.float()).abs().mean()
-
-
 def coarse(x_NCHW: Tensor) -> Tensor:
     """Mean colours of cells of a twelfth of the side, or of 4 px in small pictures. All of the
     crop counts, hair and wall too: unlike StarGAN v2's colours, which are those of a face."""
@@ -168,8 +159,8 @@ def coarse(x_NCHW: Tensor) -> Tensor:
 
 def learning_rate(config: Config, step: int) -> float:
     """The learning rate at an iteration: constant, then linear to 0."""
-    fall = (step + 1 - config.lr_fall_from) / max(1, config.lr_fall_to - config.lr_fall_from)
-    return config.lr * min(1.0, max(0.0, 1 - fall))
+    first = config.lr_fall_from
+    return config.lr * linear_fall(step + 1, first, config.lr_fall_to - first)
 
 
 def _judges(config: Config) -> dict[str, nn.Module]:
