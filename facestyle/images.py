@@ -360,7 +360,9 @@ def write_picture(
         if isinstance(destination, str | os.PathLike):
             _replace(Path(destination), encoded)
         else:
-            destination.write(encoded)
+            rest = memoryview(encoded)
+            while rest:  # an unbuffered stream may take a part
+                rest = rest[destination.write(rest) or 0 :]
     except BrokenPipeError:
         raise  # the reader has gone: the caller ends quietly
     except OSError as error:

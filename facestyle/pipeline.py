@@ -85,7 +85,7 @@ def restyle(
     picture_HWC: np.ndarray,
     model: Translator,
     style: Style,
-    face: str = "largest",
+    face: str | int = "largest",
     *,
     detector: Detector | None = None,
     min_score: float | None = None,
@@ -116,9 +116,18 @@ def restyle(
 
     Raises:
         NoFaceError: no face was found.
-        UsageError: the style's domain or the face choice does not exist, or ``all`` faces are
-            to be one crop.
+        UsageError: no such picture, the style's domain or the face choice does not exist, or
+            ``all`` faces are to be one crop.
     """
+    if not isinstance(picture_HWC, np.ndarray) or (
+        picture_HWC.dtype != np.uint8 or picture_HWC.ndim != 3 or picture_HWC.shape[2] != 3
+    ):
+        dtype, shape = getattr(picture_HWC, "dtype", ""), getattr(picture_HWC, "shape", "")
+        raise UsageError(
+            f"the picture is {type(picture_HWC).__name__} {dtype} {shape}".rstrip(),
+            "expected a uint8 array of RGB, (height, width, 3): images.read_picture gives one",
+        )
+    face = str(face)
     finish = finish_for(
         model.card, model.card.alignment, style, face, detail=detail, tone=tone, crop_only=crop_only
     )

@@ -117,6 +117,8 @@ class Translator:
         """
         self.domain_index(domain)
         self._needs("latent", "sample a style from a seed")
+        if seed < 0:
+            raise UsageError(f"the seed is {seed}", "expected 0 or more")
         rng = np.random.default_rng(seed)
         code_NS = self._codes(rng.standard_normal((1, self._latent_dim), np.float32), domain)
         if psi != 1:

@@ -173,11 +173,12 @@ def test_translate_writes_beside_the_photo_and_prints_the_path(
 
 def test_the_output_carries_the_mark_and_the_recipe(here: Path, tiny_model: Path) -> None:
     facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--seed", 5)
-    recipe = read_recipe(Path("a.male.png"))
+    # Another seed is another picture: its name says so, or the next one would be skipped.
+    recipe = read_recipe(Path("a.male-5.png"))
     assert recipe is not None
     assert (recipe["domain"], recipe["style"]) == ("male", "seed 5, psi 1")
     assert re.fullmatch("[0-9a-f]{64}", str(recipe["model_sha256"]))
-    content = Path("a.male.png").read_bytes()
+    content = Path("a.male-5.png").read_bytes()
     assert b"compositeWithTrainedAlgorithmicMedia" in content
     facestyle("translate", "a.jpg", "-d", "male", "-m", tiny_model, "--no-mark", "-o", "b.png")
     assert b"lgorithmicMedia" not in Path("b.png").read_bytes()
@@ -495,6 +496,29 @@ def test_a_device_that_is_not_here_is_said_by_a_dry_run_too(here: Path) -> None:
             "translate", "a.jpg", "-d", "male", "--dry-run", "--device", "cuda", *more
         )
         assert_one_clear_error(result, 2, "device 'cuda' was asked for", "--device auto")
+
+
+@pytest.mark.parametrize("words", [["", "-d", "male"], ["a.jpg", "-d", "male", "-o", ""]])
+def test_an_empty_name_is_no_folder(words: list[str], here: Path, tiny_model: Path) -> None:
+    result = facestyle("translate", *words, "-m", tiny_model)
+    assert_one_clear_error(result, 2, "without a name", "empty shell variable")
+    assert files(here) == {"a.jpg"}
+
+
+def test_every_result_of_many_is_told(here: Path) -> None:
+    """With the model that ships, whose networks the threads open."""
+    for name in "bcdef":
+        shutil.copy(here / "a.jpg", here / f"{name}.jpg")
+    done = process("translate", ".", "-d", "male", "-o", "out/", "--workers", "3")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == [f"out/{name}.male.png" for name in "abcdef"]
+
+
+def test_info_describes_what_is_not_here(here: Path) -> None:
+    result = facestyle("models", "info", "yunet")
+    assert result.exit_code == 0, result.stderr
+    assert "not fetched" in result.stdout
+    assert "MIT" in result.stdout
 
 
 def test_hidden_pictures_of_a_folder_are_left_out(here: Path, tiny_model: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,23 @@ def test_openvino_missing_is_an_error(toy: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UsageError, match="not installed"):
         OpenVinoBackend(load_bundle(toy))
+
+
+def test_opening_networks_in_threads_leaves_stdout_alone(toy: Path) -> None:
+    """Sessions open when first used, side by side, while results are told."""
+    before = sys.stdout
+    seen: list[object] = []
+
+    def opened(_: int) -> None:
+        backend = OnnxBackend(load_bundle(toy), "cpu")
+        for role in backend.roles:
+            backend._session(role)
+            seen.append(sys.stdout)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(opened, range(32)))
+    assert sys.stdout is before
+    assert all(one is before for one in seen)
 
 
 class Flaky:

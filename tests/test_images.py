@@ -197,6 +197,19 @@ def malformed_files() -> Iterator[tuple[str, bytes, tuple[int, int] | type[Input
                 yield f"exif-{orientation}{extension}", data, turned
 
 
+def test_a_stream_that_takes_a_part_at_a_time_gets_all() -> None:
+    class Slow(io.BytesIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:1000])
+
+    slow, whole = Slow(), io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for stream in (slow, whole):
+        images.write_picture(stream, images.Picture(pixels_HWC=pixels), format="png")
+    assert slow.getvalue() == whole.getvalue()
+    assert len(whole.getvalue()) > 5000
+
+
 def test_every_malformed_file_is_a_picture_or_one_line(tmp_path: Path) -> None:
     files = list(malformed_files())
     wrong = []

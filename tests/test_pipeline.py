@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -493,6 +494,30 @@ def test_what_a_model_moves_is_moved_in_the_photos_own_pixels() -> None:
     assert (np.abs(middle[195:210] - 120) < 12).all()
     crop = paste_mask(replace(aligned, pasted=("crop",)), picture)
     assert np.array_equal(output[crop == 0], picture[crop == 0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((50, 50, 4), np.uint8), np.zeros((50, 50), np.uint8), np.zeros((50, 50, 3)),
+        np.zeros((50, 50, 3), np.uint16), "photo.jpg",
+    ],
+    ids=["RGBA", "grey", "float", "16 bit", "path"],
+)  # fmt: skip
+def test_what_is_no_picture_is_refused_as_such(wrong: Any) -> None:
+    model = fake_model()
+    with pytest.raises(UsageError, match="the picture is ") as caught:
+        restyle(wrong, model, model.sample_style("bright"))
+    assert "uint8" in str(caught.value.hint)
+
+
+def test_a_face_may_be_chosen_by_a_number_and_a_seed_is_none_below_0(picture: np.ndarray) -> None:
+    model, detector = fake_model(), FakeDetector([face_at(200, 150, 100)])
+    style = model.sample_style("bright")
+    one, same = (restyle(picture, model, style, face, detector=detector) for face in (1, "1"))
+    assert np.array_equal(one, same)
+    with pytest.raises(UsageError, match="the seed is -1"):
+        model.sample_style("bright", seed=-1)
 
 
 def test_what_stays_of_the_photo_follows_from_what_is_pasted() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import Progress, Sheet, fit, read_metrics
 from facestyle.training.report import run_report
 from facestyle.training.score import sliced_wasserstein
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
     "image_size": 16, "first_width": 8, "max_width": 16, "mapping_width": 16, "r1_every": 2,
@@ -634,6 +637,53 @@ def test_a_resumed_run_says_that_its_pictures_have_changed(data: Path, tmp_path:
     assert [any("other pictures" in text for text in one.said) for one in (same, other)] == [
         False, True
     ]  # fmt: skip
+
+
+def test_a_resumed_run_does_not_end_before_it_stands(data: Path, tmp_path: Path) -> None:
+    folder = start(data, tmp_path / "runs", steps=3).folder
+    before = (folder / "run.json").read_text()
+    with pytest.raises(UsageError, match="has done 3 iterations, asked for were 2"):
+        training.proceed(folder, steps=2, watcher=Quiet())
+    assert (folder / "run.json").read_text() == before
+    assert proceed(folder).finished
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_picture_in_training_is_one_clear_error_and_ends(
+    data: Path, tmp_path: Path, workers: int
+) -> None:
+    for path in (data / "red").iterdir():
+        path.write_bytes(b"no picture")
+    command = [
+        sys.executable, "-c",
+        "import sys; from pathlib import Path; from test_training import start\n"
+        "start(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))",
+        str(data), str(tmp_path / "runs"), str(workers),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("facestyle.errors.InputError: ")
+    assert ".png" in last
+    assert "DataLoader worker" not in done.stderr
+
+
+def test_data_of_which_nothing_usable_was_held_out_is_trained_on(
+    data: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "halves"
+    shutil.copytree(data, whole / "train")
+    (whole / "val" / "red").mkdir(parents=True)
+    shutil.copy(data / "red" / "0.png", whole / "val" / "red")
+    watcher = Quiet()
+    common = {"tables": {"run": RUN, "stargan-v2": TINY}, "runs": tmp_path / "runs"}
+    assert training.start(whole, watcher=watcher, **common).finished  # type: ignore[arg-type]
+    assert any("blue" in text and "training pictures" in text for text in watcher.said)
+    shutil.rmtree(whole / "val")
+    watcher = Quiet()
+    assert training.start(whole, watcher=watcher, **common).finished  # type: ignore[arg-type]
+    assert any("no train/ and val/" in text for text in watcher.said)
 
 
 def test_a_run_goes_on_where_it_is_told_to(data: Path, tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ A session is made when its role is first run: a translation loads no encoder.
 from __future__ import annotations
 
 import ctypes
-import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,12 +148,18 @@ def _open(network: bytes, device: str) -> onnxruntime.InferenceSession:
     provider: Any = PROVIDERS[kind]
     started: list[str] = []
     if provider in onnxruntime.get_available_providers():
-        with redirect_stdout(io.StringIO()):  # where it tells of its fallback
-            if kind == "cuda":
-                onnxruntime.preload_dlls()  # CUDA's libraries, where pip put them
-                provider = (provider, {"device_id": number or "0", "use_tf32": "0"})
-            session = onnxruntime.InferenceSession(network, options, providers=[provider])
-        started = session.get_providers()
+        if kind == "cuda":
+            onnxruntime.preload_dlls()  # CUDA's libraries, where pip put them
+            provider = (provider, {"device_id": number or "0", "use_tf32": "0"})
+        try:
+            # Of its own fallback to the CPU it would tell on stdout, which is the results'.
+            session = onnxruntime.InferenceSession(
+                network, options, providers=[provider], enable_fallback=0
+            )
+            started = session.get_providers()
+        except Exception:
+            if kind == "cpu":
+                raise
     if PROVIDERS[kind] not in started:
         raise UsageError(
             f"device '{device}' was asked for, and onnxruntime cannot start on it",

@@ -54,12 +54,19 @@ def info(
 
     Example: facestyle models info female-male
     """
+    about: dict[str, Any]
     with reporting(as_json=as_json, debug=debug) as report:
         from facestyle import weights
 
+        known = weights.index().get(model)
+        if known is not None and weights.locate(model) is None:
+            about = {"name": known.name, "kind": known.kind, "licence": known.licence,
+                     "about": known.about, "file": "not fetched", "url": known.url}  # fmt: skip
+            report.result(about, "\n".join(f"{key:<11} {value}" for key, value in about.items()))
+            return
         path = weights.resolve(model)
-        entry = weights.index().get(model) or weights.entry_for(path)
-        about: dict[str, Any] = {"file": str(path), "sha256": weights.sha256_of(path)}
+        entry = known or weights.entry_for(path)
+        about = {"file": str(path), "sha256": weights.sha256_of(path)}
         if entry is not None and entry.kind != "model":
             about |= {"name": entry.name, "kind": entry.kind, "licence": entry.licence,
                       "about": entry.about}  # fmt: skip
@@ -160,7 +167,10 @@ def verify(
 
 
 def _not_itself(found: Verification) -> FacestyleError:
-    hint = "fetch it with: facestyle models pull NAME"
+    from facestyle import weights
+
+    names = [entry.name for entry in weights.index().values() if entry.file == found.path.name]
+    hint = f"fetch it with: facestyle models pull {names[0] if names else 'NAME'}"
     if found.status == "missing":
         return WeightsError(f"{found.path} is missing", hint)
     return CheckpointError(

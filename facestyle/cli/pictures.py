@@ -188,7 +188,8 @@ def translate(
             raise UsageError(f"{', '.join(idle)}: no effect on attributes", "leave it out")
         words = [word for key in ("on", "off", "flip") for word in _words(key, edits)]
         base = domain or direction or "-".join(words) or "translated"
-        suffixes = [base] if count == 1 else [f"{base}-{(seed or 0) + i}" for i in range(count)]
+        named = count > 1 or seed is not None
+        suffixes = [f"{base}-{(seed or 0) + i}" for i in range(count)] if named else [base]
         wanted = {domain} if domain else {name for names in edits.values() for name in names}
         wish = Wish(
             inputs=inputs, output=output, model=model or shipped_model(sorted(wanted)),

@@ -96,7 +96,8 @@ def _folder(folder: Path, recursive: bool, is_picture: Callable[[Path], bool]) -
 
     found = pictures(folder.rglob("*") if recursive else folder.iterdir())
     if not found:
-        hint = None if recursive or not pictures(folder.rglob("*")) else "try --recursive"
+        deeper = not recursive and any(map(is_picture, folder.rglob("*")))
+        hint = "try --recursive" if deeper else None
         raise InputError(f"no pictures in {folder}", hint)
     return found
 

@@ -134,6 +134,9 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
     from facestyle.marks import is_marked
     from facestyle.pipeline import one_crop
 
+    for what, text in (*(("a picture", text) for text in wish.inputs), ("-o", wish.output)):
+        if text == "":
+            raise UsageError(f"{what} without a name was given", "an empty shell variable?")
     check_choice(wish.face)
     detector_entry(wish.detector)
     if wish.align not in (None, "none"):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facestyle.card import MOST_EYES
-from facestyle.errors import CheckpointError, UsageError
+from facestyle.errors import CheckpointError, InputError, UsageError
 from facestyle.families import ModelFamily, Task, family_named
 from facestyle.training.config import RunConfig, resolve
 from facestyle.training.origin import adopt
@@ -135,7 +135,13 @@ def proceed(
     if steps is not None:
         settings = {**settings, "run": {**settings["run"], "steps": steps}}
     settings = {**settings, "device": best_device(device or settings["device"])}
-    if not saved_checkpoints(folder):
+    saved = saved_checkpoints(folder)
+    if steps is not None and saved and steps < (done := int(saved[-1].stem)):
+        raise UsageError(
+            f"{folder} has done {done} iterations, asked for were {steps}",
+            "a new end lies beyond what is done",
+        )
+    if not saved:
         # Killed before its first checkpoint: nothing is lost by beginning again.
         watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
     with parallel.joined(settings["device"]) as processes:
@@ -242,7 +248,7 @@ def _run(
     data = _batches(
         family, config, run, pictures, task.step_index, run.steps, processes.device, processes
     )
-    with _stop_signals() as stopping:
+    with closing(data), _stop_signals() as stopping:
         finished = loop.fit(
             task, data, run, folder, card,
             watcher=watcher, preview=preview, stopping=stopping, processes=processes,
@@ -312,7 +318,10 @@ def _previewer(
     if held_out is None:
         watcher.announce("no train/ and val/: sheets and scores are of training pictures")
     else:
-        pictures = LAYOUTS[family.layout](held_out, _names(run.domains) or pictures.domains)
+        try:
+            pictures = LAYOUTS[family.layout](held_out, _names(run.domains) or pictures.domains)
+        except InputError as error:
+            watcher.announce(f"{error.message}: sheets and scores are of training pictures")
     return Previewer(family, task, card, pictures, folder / "samples", settings["device"])
 
 
@@ -406,7 +415,7 @@ def _batches(
     stop: int,
     device: str,
     processes: Processes | None = None,
-) -> Iterator[Mapping[str, Any]]:
+) -> Generator[Mapping[str, Any], None, None]:
     from facestyle.training.data import batches
 
     return batches(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from facestyle.errors import InputError, UsageError
+from facestyle.errors import FacestyleError, InputError, UsageError
 from facestyle.images import is_picture, read_picture
 from facestyle.training.attributes import read_attributes
 
@@ -363,8 +363,11 @@ def digest(pictures: Pictures) -> str:
 
 def half_of(root: Path, half: str) -> Path | None:
     """``root/train`` or ``root/val`` of a folder that was split in two, else None."""
-    split = all((root / name).is_dir() for name in ("train", "val"))
-    return root / half if split else None
+    halves = ("train", "val")
+    split = all((root / name).is_dir() for name in halves)
+    if not split and (root / "train").is_dir():  # nothing was held out, or is any more
+        split = all(path.name in halves for path in root.iterdir() if _is_domain(path))
+    return root / half if split and (root / half).is_dir() else None
 
 
 def _check_folder(root: Path, expected: str) -> None:
@@ -377,11 +380,14 @@ def _is_domain(path: Path) -> bool:
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
+    hint = "name the domains that are there in [run] domains, or add pictures"
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}")
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        there = ", ".join(sorted(path.name for path in beside if _is_domain(path)))
+        raise InputError(f"no folder {folder}" + (f", there are {there}" if there else ""), hint)
     found = sorted(filter(is_picture, folder.rglob("*")))
     if not found:
-        raise InputError(f"no pictures in {folder}")
+        raise InputError(f"no pictures in {folder}", hint)
     return tuple(found)
 
 
@@ -448,7 +454,7 @@ def _mirrored(picture_CHW: np.ndarray, chance: float) -> np.ndarray:
 Draw = Callable[[np.random.Generator], Mapping[str, np.ndarray]]
 
 
-class Steps(Dataset[dict[str, Tensor]]):
+class Steps(Dataset[dict[str, Tensor] | FacestyleError]):
     """Item i is this process's share of iteration i's batch; place j of the batch has the
     random stream of (seed, i, j)."""
 
@@ -457,10 +463,13 @@ class Steps(Dataset[dict[str, Tensor]]):
         self.seed = seed
         self.places = range(rank * size // world, (rank + 1) * size // world)
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        items = [
-            self.draw(np.random.default_rng((self.seed, step, place))) for place in self.places
-        ]
+    def __getitem__(self, step: int) -> dict[str, Tensor] | FacestyleError:
+        try:
+            items = [
+                self.draw(np.random.default_rng((self.seed, step, place))) for place in self.places
+            ]
+        except FacestyleError as error:
+            return error  # raised in a decoding process it would come with that one's traceback
         return {name: _stacked([item[name] for item in items]) for name in items[0]}
 
 
@@ -480,7 +489,7 @@ def batches(
     device: str = "cpu",
     rank: int = 0,
     world: int = 1,
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Batches ``start`` to ``stop - 1`` in order on a device, decoded by ``workers`` processes.
 
     Args:
@@ -500,8 +509,13 @@ def batches(
             worker_init_fn=_serve,
         )
         decoded = iter(loader)
-    for batch in decoded:
-        yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
+    try:
+        for batch in decoded:
+            if isinstance(batch, FacestyleError):
+                raise batch
+            yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
+    finally:
+        del decoded  # ends its processes; at the interpreter's end they would not listen
 
 
 def _serve(_: int) -> None:
