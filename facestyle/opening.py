@@ -38,8 +38,8 @@ def open_translator(
     ONNX bundle (``facestyle export``).
 
     Args:
-        domains: names for the domains of a checkpoint that has none, in its own order; on
-            one that has, they must agree.
+        domains: names for the domains of a checkpoint that has none, in its own order; of one that
+            has, other names for them, as many.
         runtime: ``torch`` for checkpoints, ``onnx`` or ``openvino`` for bundles; ``auto`` takes
             onnxruntime for bundles and for what ships as one, torch for all else. OpenVINO is
             never taken unasked: its start costs more than a picture gains, it takes one picture
