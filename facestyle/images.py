@@ -68,6 +68,12 @@ _READ_ONLY = ".apng .gif .ico .j2k .jfif .jp2 .jpe .jpx .mpo .pbm .pfm .pgm .pnm
 READABLE_EXTENSIONS = frozenset(_ENCODERS).union(_READ_ONLY.split())
 
 
+UNREAD_EXTENSIONS = frozenset(
+    [".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raf", ".svg"]
+)
+"""Pictures that other programs read; whoever has some in a folder is to know that they stay out."""
+
+
 def is_picture(path: PurePath) -> bool:
     """Whether a file's name is a picture's, and no hidden one's: macOS puts ``._a.jpg`` beside."""
     return path.suffix.lower() in READABLE_EXTENSIONS and not path.name.startswith(".")

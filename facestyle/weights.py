@@ -36,6 +36,7 @@ Progress = Callable[[int, int | None], None]  # (bytes received, bytes in all wh
 Status = Literal["verified", "first-use", "unknown", "mismatch", "missing"]
 
 MODEL_FILE = "model.safetensors"  # the model in the folder of a run
+RUN_FILE = "run.json"  # of a run's folder: all that --resume needs
 TIMEOUT_S = 20.0  # seconds without one byte, to connect or to read; then the link is dead
 BLOCK_BYTES = 1 << 16  # 64 KiB a read: a progress bar moves once a second on a 0.5 Mbit/s line
 HEAD_BYTES = 512  # shows a web page behind blank lines, or a Git LFS pointer (some 130 bytes)
@@ -154,6 +155,10 @@ def resolve(
 ) -> Path:
     """The file of a path (as it is) or of a name (checked, and fetched where it is missing)."""
     path, entry = locate(name_or_path), index().get(str(name_or_path))
+    if path is not None and (path / RUN_FILE).is_file():
+        raise WeightsError(
+            f"{path} has no model yet", f"go on with it: facestyle train --resume {path}"
+        )
     if path is not None and (entry is None or path != _place(entry)):
         return path
     if entry is None:

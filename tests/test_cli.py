@@ -521,6 +521,19 @@ def test_info_describes_what_is_not_here(here: Path) -> None:
     assert "MIT" in result.stdout
 
 
+def test_pictures_that_nobody_reads_are_named(here: Path, tiny_model: Path) -> None:
+    (here / "b.HEIC").write_bytes(b"")
+    (here / "deep").mkdir()
+    (here / "deep" / "c.dng").write_bytes(b"")
+    for more, number in ([], 1), (["-r", "--overwrite"], 2):
+        result = facestyle("translate", ".", "-d", "male", "-m", tiny_model, *more)
+        assert result.exit_code == 0, result.stderr
+        assert f"left out {number} pictures of kinds that are not read" in result.stderr
+        assert "b.HEIC" in result.stderr
+    (here / "b.HEIC").unlink()
+    assert "not read" not in facestyle("translate", ".", "-d", "male", "-m", tiny_model).stderr
+
+
 def test_hidden_pictures_of_a_folder_are_left_out(here: Path, tiny_model: Path) -> None:
     (here / "._a.jpg").write_bytes(b"macOS")
     result = facestyle("translate", ".", "-d", "male", "-m", tiny_model)

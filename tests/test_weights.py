@@ -134,6 +134,17 @@ def files(folder: Path) -> list[str]:
 # --- The index -----------------------------------------------------------------------------------
 
 
+def test_a_run_without_a_checkpoint_has_no_model_yet(tmp_path: Path) -> None:
+    run = tmp_path / "run-1"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(WeightsError, match="run-1 has no model yet") as caught:
+        weights.resolve(run)
+    assert "--resume" in str(caught.value.hint)
+    (run / "model.safetensors").write_bytes(b"x")
+    assert weights.resolve(run) == run / "model.safetensors"
+
+
 def test_a_model_that_ships_is_found_by_what_it_knows() -> None:
     assert weights.shipped_model([]) == "female-male"
     known = {name: e for name, e in weights.index().items() if e.knows}

@@ -6,7 +6,7 @@ what is dear (torch, the model).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
@@ -160,6 +160,11 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
         stem = path.stem.removesuffix(".cam")
         return stem.endswith(tuple(f".{suffix}" for suffix in suffixes)) or is_marked(path)
 
+    if strange := sorted(_unread(wish.inputs, recursive=wish.recursive)):
+        report.note(
+            f"left out {len(strange)} pictures of kinds that are not read, such as {strange[0]}: "
+            "convert them to JPEG or PNG"
+        )
     sources, results = expand(
         wish.inputs,
         wish.output,
@@ -175,6 +180,17 @@ def _jobs(wish: Wish, suffixes: Sequence[str], report: Reporter) -> list[Job]:
         if wish.format and named != extension:
             raise UsageError(f"-o {wish.output} and --format {wish.format} disagree", "drop one")
     return jobs
+
+
+def _unread(inputs: Sequence[str], *, recursive: bool) -> Iterator[Path]:
+    """Pictures in the folders given that nobody will look at."""
+    from facestyle.images import UNREAD_EXTENSIONS
+
+    for folder in map(Path, inputs):
+        if str(folder) != STDIO and folder.is_dir():
+            for path in folder.rglob("*") if recursive else folder.iterdir():
+                if path.suffix.lower() in UNREAD_EXTENSIONS:
+                    yield path
 
 
 def _source_of(job: Job) -> Source:

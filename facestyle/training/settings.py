@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from facestyle import __version__
 from facestyle.errors import UsageError
 from facestyle.training.config import RunConfig
+from facestyle.weights import RUN_FILE
 
 if TYPE_CHECKING:
     from facestyle.families import ModelFamily
     from facestyle.training.data import Pictures
-
-SETTINGS_FILE = "run.json"
 
 
 def new_folder(runs: Path, name: str) -> Path:
@@ -84,14 +83,14 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     from facestyle.checkpoint import write_atomically
 
     text = json.dumps(settings, indent=2) + "\n"
-    write_atomically(folder / SETTINGS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Raises UsageError for a folder that is no run's, or whose settings cannot be read."""
-    path = folder / SETTINGS_FILE
+    path = folder / RUN_FILE
     if not path.is_file():
-        raise UsageError(f"{folder} is no run folder (no {SETTINGS_FILE})", "give runs/<name>-N")
+        raise UsageError(f"{folder} is no run folder (no {RUN_FILE})", "give runs/<name>-N")
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
