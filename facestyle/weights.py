@@ -111,9 +111,14 @@ def shipped_model(wanted: Collection[str]) -> str:
     for name, knows in known.items():
         if set(wanted) <= set(knows):
             return name
+    every = [domain for knows in known.values() for domain in knows]
+    strange = next((domain for domain in wanted if domain not in every), "")
+    folded = {domain.lower(): domain for domain in reversed(every)}
+    near = difflib.get_close_matches(strange.lower(), folded, n=1)
     raise UsageError(
         f"no model that ships knows {', '.join(wanted)}",
-        "they know "
+        (f"did you mean '{folded[near[0]]}'? " if near else "")
+        + "they know "
         + "; ".join(", ".join(knows) for knows in known.values())
         + "; or name a model: --model",
     )

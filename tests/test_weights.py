@@ -134,6 +134,15 @@ def files(folder: Path) -> list[str]:
 # --- The index -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("mal", "male"), ("blond_hair", "Blond_Hair"), ("Eyeglases", "Eyeglasses")]
+)
+def test_a_mistyped_domain_has_a_suggestion(typo: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        weights.shipped_model([typo])
+    assert f"did you mean '{meant}'?" in str(caught.value.hint)
+
+
 def test_a_run_without_a_checkpoint_has_no_model_yet(tmp_path: Path) -> None:
     run = tmp_path / "run-1"
     run.mkdir()
