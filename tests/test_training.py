@@ -669,6 +669,33 @@ def test_a_bad_picture_in_training_is_one_clear_error_and_ends(
     assert "DataLoader worker" not in done.stderr
 
 
+FORKED = """
+import sys
+import cv2, numpy as np
+from pathlib import Path
+from facestyle.training.data import batches
+
+cv2.setNumThreads(4)
+for _ in range(20):  # its threads are there
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)
+
+def draw(rng):
+    return {"x": cv2.GaussianBlur(rng.random((600, 600), np.float32), (0, 0), 3)}
+
+for batch in batches(draw, 2, seed=0, start=0, stop=3, workers=2):
+    print(tuple(batch["x"].shape))
+assert cv2.getNumThreads() == 4
+"""
+
+
+def test_decoding_processes_wait_for_no_threads_of_their_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:3] == ["(2, 600, 600)"] * 3
+
+
 def test_data_of_which_nothing_usable_was_held_out_is_trained_on(
     data: Path, tmp_path: Path
 ) -> None:

@@ -508,7 +508,12 @@ def batches(
             pin_memory=pinned,
             worker_init_fn=_serve,
         )
+        # A decoding process that is forked has none of OpenCV's threads, and would wait for them
+        # for ever: there are to be none.
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
         decoded = iter(loader)
+        cv2.setNumThreads(threads)
     try:
         for batch in decoded:
             if isinstance(batch, FacestyleError):
@@ -521,7 +526,6 @@ def batches(
 def _serve(_: int) -> None:
     """What a decoding process starts with."""
     torch.set_num_threads(1)  # it must not compete with the training threads
-    cv2.setNumThreads(1)
     # A signal to the whole group is the training process's to answer: it still needs the batches
     # of its last iteration, and tells the others to end, which they also do when it is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
