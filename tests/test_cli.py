@@ -485,12 +485,11 @@ def test_a_resumed_run_has_its_own_settings(here: Path) -> None:
         assert_one_clear_error(result, 2, "the run's own settings", f"drop {told}")
 
 
-def test_a_device_that_is_not_here_is_said_by_a_dry_run_too(here: Path) -> None:
-    pytest.importorskip("torch")
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+def test_a_device_that_is_not_here_is_said_by_a_dry_run_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("facestyle.backends.on_onnx.gpu", lambda: False)
     for more in ([], ["--runtime", "onnx"], ["--runtime", "openvino"]):
         result = facestyle(
             "translate", "a.jpg", "-d", "male", "--dry-run", "--device", "cuda", *more

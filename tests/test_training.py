@@ -713,13 +713,15 @@ def test_data_of_which_nothing_usable_was_held_out_is_trained_on(
     assert any("no train/ and val/" in text for text in watcher.said)
 
 
-def test_a_run_goes_on_where_it_is_told_to(data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_where_it_is_told_to(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = start(data, tmp_path / "runs", steps=3).folder
     settings = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**settings, "device": "cuda"}))
-    if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="'cuda' was asked for and is not available"):
-            training.proceed(folder, steps=4, watcher=Quiet())
+    with pytest.raises(UsageError, match="'cuda' was asked for and is not available"):
+        training.proceed(folder, steps=4, watcher=Quiet())
     assert training.proceed(folder, steps=4, device="cpu", watcher=Quiet()).finished
     assert json.loads((folder / "run.json").read_text())["device"] == "cpu"
     (folder / "run.json").write_text("{")
