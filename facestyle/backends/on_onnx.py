@@ -147,6 +147,7 @@ def _open(network: bytes, device: str) -> onnxruntime.InferenceSession:
     kind, _, number = device.partition(":")
     provider: Any = PROVIDERS[kind]
     started: list[str] = []
+    failure: Exception | None = None
     if provider in onnxruntime.get_available_providers():
         if kind == "cuda":
             onnxruntime.preload_dlls()  # CUDA's libraries, where pip put them
@@ -157,14 +158,15 @@ def _open(network: bytes, device: str) -> onnxruntime.InferenceSession:
                 network, options, providers=[provider], enable_fallback=0
             )
             started = session.get_providers()
-        except Exception:
+        except Exception as error:
             if kind == "cpu":
                 raise
+            failure = error  # what ``auto`` tries next is the CPU, where the file would be at fault
     if PROVIDERS[kind] not in started:
         raise UsageError(
             f"device '{device}' was asked for, and onnxruntime cannot start on it",
             "use --device auto, or run 'facestyle doctor'",
-        )
+        ) from failure
     return session
 
 
