@@ -57,7 +57,7 @@ class ModelCard:
     little of its colour (``faces.paste.in_own_colour``): for attributes that have nothing to do
     with hair, of a model that changes hair too."""
     as_shade: tuple[str, ...] = ()
-    """Domains of whose change the light alone goes back, as behind grey glass
+    """Domains of whose change only where they darken is kept: the photo as behind grey glass
     (``faces.paste.as_shade``): of a model whose glasses have colours, and they are stains."""
     on_hair: tuple[str, ...] = ()
     """Attribute models: domains that are colours of hair, two or more. Of their change only that of
@@ -69,6 +69,10 @@ class ModelCard:
     """How many times as large eyes are in the photos that the generators know: a photo's are made
     so before it becomes a drawing, and back to size in a photo made of one
     (``faces.align.with_larger_eyes``); None leaves them as they are."""
+    mouth: float | None = None
+    """How many times as large, at most 1, the photo's mouth is in a drawing of it, which has the
+    photo's brows and forehead then too (``faces.paste.with_own_features``): of a model that draws
+    few mouths. None leaves the drawing its own."""
     both_ways: bool = False
     """Whether a result is the mean of what the networks make of a face and of its mirror image: a
     stain or half-shut eye that they make on one side alone is noise, and half as strong then, for
@@ -180,10 +184,13 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         )
     if card.eyes is not None and not 1 <= card.eyes <= MOST_EYES:
         raise CheckpointError(f"the model card's eyes is {card.eyes}, expected 1 to {MOST_EYES}")
-    if card.eyes is not None and not (card.drawings and card.alignment != "none"):
-        raise CheckpointError(
-            f"the model card's eyes is {card.eyes}, and it makes no drawings of aligned faces"
-        )
+    if card.mouth is not None and not 0 < card.mouth <= 1:
+        raise CheckpointError(f"the model card's mouth is {card.mouth}, expected 0 to 1")
+    for name, times in (("eyes", card.eyes), ("mouth", card.mouth)):
+        if times is not None and not (card.drawings and card.alignment != "none"):
+            raise CheckpointError(
+                f"the model card's {name} is {times}, and it makes no drawings of aligned faces"
+            )
     if card.eyes is not None and len(card.domains) > len(card.drawings) + 1:
         # What comes from a photo would lose the eyes' size on its way to another domain of photos.
         raise CheckpointError(

@@ -16,7 +16,7 @@ from facestyle.card import ModelCard
 from facestyle.edits import Edit
 from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import AlignedFace, align, whole
+from facestyle.faces.align import AlignedFace, align, template_points, whole
 from facestyle.faces.masks import hair, soft
 from facestyle.faces.paste import (
     DETAIL,
@@ -27,6 +27,7 @@ from facestyle.faces.paste import (
     paste,
     reshape,
     with_long_hair,
+    with_own_features,
 )  # fmt: skip
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
@@ -257,6 +258,8 @@ def networks(
     # Of a ready crop, which has no landmarks, all goes back.
     if edit is None or template_52 is None:
         images_NCHW = model.translate(crops_NCHW, style, template_52)
+        if card.mouth is not None and style.domain in card.drawings:
+            images_NCHW = _with_own_features(images_NCHW, crops_NCHW, card, template_52)
         return Made(images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style))
     # Each kind of change by itself: asked for two, a model does of each a little to the other, and
     # of each something else goes back.
@@ -282,6 +285,24 @@ def networks(
     )
     images_NCHW = made.images_NCHW + masks_N1HW * (hair_NCHW - made.images_NCHW)
     return replace(made, images_NCHW=images_NCHW, colours_NHW=colours_NHW)
+
+
+def _with_own_features(
+    drawings_NCHW: np.ndarray,
+    crops_NCHW: np.ndarray,
+    card: ModelCard,
+    template_52: np.ndarray | None,
+) -> np.ndarray:
+    """Drawings with their photos' own features, see ``paste.with_own_features``."""
+    assert card.mouth is not None
+    if template_52 is None:
+        template_52 = template_points(card.alignment, card.zoom)
+    pairs = zip(drawings_NCHW.transpose(0, 2, 3, 1), crops_NCHW.transpose(0, 2, 3, 1), strict=True)
+    drawings = [
+        with_own_features(drawing, crop, template_52, card.mouth, card.eyes or 1.0)
+        for drawing, crop in pairs
+    ]
+    return np.clip(np.stack(drawings).transpose(0, 3, 1, 2), -1, 1)
 
 
 def _changed(

@@ -88,13 +88,15 @@ class Recipe:
     on_skin: str = ""
     """Domains of which only what they do to the skin goes back."""
     as_shade: str = ""
-    """Domains of which only what they do to the light goes back."""
+    """Domains of which only where they darken is kept."""
     on_hair: str = ""
     """Domains that are colours of hair, of which only what they do to it goes back."""
     drawings: str = ""
     """Domains that are."""
     eyes: float = 1.0
     """How many times as large a photo's are made before it becomes a drawing."""
+    mouth: float = 0.0
+    """How many times as large a photo's mouth is in a drawing, where it is to be the photo's."""
     both_ways: bool = False
     """Whether a result is to be the mean with that of the mirrored face."""
     held_out: bool = False
@@ -200,6 +202,7 @@ RECIPES = {
         pasted="skin",  # the photo's own hair and background are better than what is drawn of them
         drawings="anime",
         eyes=1.8,  # drawings' are so much larger; narrow ones were taken for creases
+        mouth=0.85,  # few are drawn, and strands on foreheads that have none
         held_out=True,
         cpu=(
             # A light network takes any size, so what is where is learned where pictures are cheap.
@@ -500,6 +503,7 @@ def _run_settings(recipe: Recipe, stage: Stage, options: argparse.Namespace) -> 
         "on_hair": recipe.on_hair,
         "drawings": recipe.drawings,
         "eyes": recipe.eyes,
+        "mouth": recipe.mouth,
         "both_ways": recipe.both_ways,
         **stage.tables["run"],
         "steps": steps,

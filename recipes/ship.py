@@ -12,8 +12,9 @@ writes the scores on the card, exports the ONNX twin, and prints both files' ent
 nothing worth showing: a face is taken to lack them. ``--strength`` makes a painter's changes larger
 than it learned to make them: in training a change has a cost, which keeps it where it belongs and
 smaller than what was asked for. ``--mean`` takes the mean with the model of the stage before.
-``--both-ways`` has users get the mean with the mirrored face's result, and ``--as-shade`` the light
-alone of what it does for some attributes, see ``facestyle.card``.
+``--both-ways`` has users get the mean with the mirrored face's result, ``--as-shade`` the light
+alone of what it does for some attributes, and ``--mouth`` the photo's own mouth in its drawings,
+see ``facestyle.card``.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, help="of a painter's changes")
     parser.add_argument("--mean", type=Path, help="another state of it, to take the mean with")
     parser.add_argument("--as-shade", default="", help="attributes, comma-joined, for the card")
+    parser.add_argument("--mouth", type=float, help="how many times as large, for the card")
     parser.add_argument("--both-ways", action="store_true", help="for the card")
     parser.add_argument("--scores", type=Path, help="recipes/score.py's JSON of this very file")
     parser.add_argument("--out", type=Path, required=True, help="folder for both files")
@@ -130,6 +132,7 @@ def main() -> None:
         "without": options.without,
         "strength": options.strength,
         "as-shade": options.as_shade,
+        "mouth": options.mouth,
         "mean": options.mean and "/".join(options.mean.parts[-2:]),  # the run's folder says which
     }
     changed = [f"--{name} {value}" for name, value in given.items() if value]
@@ -138,6 +141,8 @@ def main() -> None:
         card = replace(card, command=f"{card.command}; recipes/ship.py {' '.join(changed)}")
     if options.both_ways:
         card = replace(card, both_ways=True)
+    if options.mouth:
+        card = replace(card, mouth=options.mouth)
     if options.as_shade:
         card = replace(card, as_shade=tuple(options.as_shade.split(",")))
         if strangers := [name for name in card.as_shade if name not in card.domains]:

@@ -23,10 +23,10 @@ from facestyle.faces.align import (
     whole,
     with_larger_eyes,
 )
-from facestyle.faces.masks import MASKS, crop_mask, hair, paste_mask, skin, soft
+from facestyle.faces.masks import MASKS, crop_mask, hair, in_crop, paste_mask, skin, soft
 from facestyle.faces.paste import (
-    LUMA,
     MAX_FIRM,
+    SHADE,
     SKIN_COLOUR,
     TONE_COLOUR,
     as_shade,
@@ -36,6 +36,7 @@ from facestyle.faces.paste import (
     paste,
     reshape,
     with_long_hair,
+    with_own_features,
 )
 from facestyle.faces.registry import open_detector
 from facestyle.images import read_picture
@@ -469,20 +470,25 @@ def test_what_changes_in_its_own_colour_changes_its_light(moved: bool) -> None:
     )
 
 
-def test_behind_a_shade_colours_fade_as_far_as_it_darkens() -> None:
+def test_where_light_is_taken_is_grey_glass_and_nowhere_else() -> None:
     crop = (noise_picture(SIDE, SIDE) / 127.5 - 1).astype(np.float32)
-    luma = np.array(LUMA, np.float32)
     stained = crop + np.array([0.114, 0, -0.299], np.float32)  # as light as before
-    assert as_shade(stained, crop) == pytest.approx(crop, abs=1e-3)
-    assert as_shade(crop + 0.2, crop) == pytest.approx(crop + 0.2, abs=1e-3)  # lighter, no paler
-    half = as_shade((crop - 1) / 2, crop)  # of [0, 1] half
-    assert half == pytest.approx((crop - 1) / 2, abs=1e-3)
-    black = as_shade(np.full_like(crop, -1), crop)
-    assert black == pytest.approx(-1, abs=1e-3)
-    flow = np.full((16, 16, 2), 0.05, np.float32)
-    moved = as_shade(crop, crop, flow)
-    assert (moved @ luma) == pytest.approx(crop @ luma, abs=1e-5)  # the result's light
-    assert np.abs(moved - crop).max() > 0.05  # the moved face's colours
+    dim = 0.95 * (crop + 1) - 1
+    for other in (crop, stained, crop + 0.2, dim):
+        assert as_shade(other, crop) == pytest.approx(crop, abs=1e-3)
+    # All colours alike, whatever those are of what is dark.
+    behind = (1 - SHADE) * (crop + 1) - 1
+    for dark in (0.4 * (crop + 1) - 1, np.full_like(crop, -1), 0.4 * (stained + 1) - 1):
+        assert as_shade(dark, crop) == pytest.approx(behind, abs=1e-3)
+    # A pupil is dark as it is: the glass before it has no hole.
+    pupil = np.s_[30:32, 30:32]
+    crop[pupil] = -0.8
+    result = 0.4 * (crop + 1) - 1
+    result[pupil] = -0.8
+    light = (as_shade(result, crop) + 1) / (crop + 1)
+    assert light[20:40, 20:40].max() < 0.3
+    moved = as_shade(np.full_like(crop, -1), crop, np.full((16, 16, 2), 0.05, np.float32))
+    assert np.abs((moved + 1) / (1 - SHADE) - 1 - crop).max() > 0.05  # the moved face behind it
 
 
 def test_a_drawing_alone_is_flat_between_its_lines() -> None:
@@ -500,6 +506,69 @@ def test_a_drawing_alone_is_flat_between_its_lines() -> None:
     assert np.ptp(firm_lines(hatched.astype(np.float32), MAX_FIRM)[40:-40, beside, 0]) >= 8
     steep, expected = (np.abs(np.diff(one[40:-40], axis=1)).max() for one in (flat, reference))
     assert steep > 0.9 * expected > 20
+
+
+def test_where_only_skin_goes_back_all_else_of_a_drawing_is_the_photo_flat() -> None:
+    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
+    face = np.hypot((x - 0.5) / 0.3, (y - 0.5) / 0.4) < 1
+    photo = (noise_picture(SIDE, SIDE) // 4 + np.where(face[..., None], 150, 20)).astype(np.uint8)
+    white = np.full_like(photo, 255)
+    alone = AlignedFace(
+        crop_HWC=photo, to_crop_23=np.eye(2, 3), template_52=SQUARE, pasted=("skin",)
+    )
+    drawing, traced = drawn(alone, white), drawn(replace(alone, pasted=("crop",)), photo)
+    skin_HW = cv2.resize(in_crop(alone), (MAX_FIRM * SIDE, MAX_FIRM * SIDE))
+    reach = np.ones((6 * MAX_FIRM + 1,) * 2, np.uint8)  # of the filters
+    beyond, within = cv2.dilate(skin_HW, reach) == 0, cv2.erode(skin_HW, reach) > 0.99
+    assert min(beyond.mean(), within.mean()) > 0.02
+    assert drawing[beyond].astype(int) == pytest.approx(traced[beyond].astype(int), abs=1)
+    assert drawing[within].min() > 250
+    assert drawn(replace(alone, pasted=("crop",)), white).min() > 250
+
+
+def test_a_drawing_with_the_photos_own_features() -> None:
+    """A photo of white spots on grey, a drawing that is grey."""
+    grey = np.zeros((SIDE, SIDE, 3), np.float32)
+    eyes, mouth = SIDE * SQUARE[:2], SIDE * SQUARE[3:].mean(axis=0)
+    middle = eyes.mean(axis=0)
+    down = mouth - middle
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+
+    def shown(at: np.ndarray, **sizes: float) -> np.ndarray:
+        """What a spot there adds to the drawing."""
+        photo = grey + (np.hypot(x - at[0], y - at[1]) < 2)[..., None]
+        sizes = {"mouth": 1.0, **sizes}
+        own = with_own_features(grey, photo.astype(np.float32), SQUARE, **sizes)
+        return own[..., 0]
+
+    forehead, chin, neck = middle - 0.75 * down, mouth + 0.4 * down, mouth + 0.95 * down
+    cheeks = [middle + 0.5 * down + side * np.array([0.9 * down[1], 0]) for side in (-1, 1)]
+    for at in (mouth, forehead, middle - 0.35 * down, neck):
+        assert shown(at).max() > 0.5
+    for at in (*eyes, *cheeks, chin):
+        assert np.abs(shown(at)).max() < 0.25
+    # It is detail that comes, finer than a face's light and shade; the mouth's is more than that.
+    photo = np.full_like(grey, 0.4)
+    assert with_own_features(grey, photo, SQUARE, 1.0) == pytest.approx(grey, abs=0.01)
+    assert shown(mouth).max() > 1.1 * shown(forehead).max()
+    # And it replaces the drawing's own.
+    drawing = grey.copy()
+    drawing[int(mouth[1]), int(mouth[0])] = 1
+    assert np.abs(with_own_features(drawing, grey, SQUARE, 1.0) - grey).max() < 0.1
+
+    def farthest(own: np.ndarray) -> float:
+        """Of what is white, from the mouth's middle."""
+        return float(np.hypot(x - mouth[0], y - mouth[1])[own > 0.3].max())
+
+    corner = mouth + np.array([0.35 * down[1], 0])
+    assert farthest(shown(corner, mouth=0.6)) < farthest(shown(corner)) - 1
+    # Larger eyes raise brows.
+    brow = eyes[0] - 0.4 * down
+
+    def highest(own: np.ndarray) -> int:
+        return int(np.flatnonzero((own > 0.3).any(axis=1))[0])
+
+    assert highest(shown(brow, eyes=1.8)) < highest(shown(brow))
 
 
 def test_a_drawing_is_pasted_with_firm_lines_and_only_where_it_is_enlarged() -> None:

@@ -603,7 +603,7 @@ def test_a_card_comes_back() -> None:
         CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
         pasted="crop", domains=tuple("abcdef"), drawings=tuple("abcde"), on_skin=("b",),
         as_shade=("c", "d"), on_hair=("e", "f"), styles=("attributes",),
-        alignment="anime", eyes=1.8, both_ways=True,
+        alignment="anime", eyes=1.8, mouth=0.85, both_ways=True,
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
     assert full.at_step(10).steps == 10
@@ -653,6 +653,9 @@ def test_a_card_whose_eyes_would_change_from_photo_to_photo_is_refused() -> None
         ("eyes", 3.5),
         ("eyes", True),
         ("eyes", 1.8),  # of a model without drawings
+        ("mouth", 0.85),
+        ("mouth", 1.2),
+        ("mouth", -0.5),
         ("latent_dim", "16"),
         ("latent_dim", None),
         ("latent_dim", 0),

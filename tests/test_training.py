@@ -584,11 +584,11 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
         ("face", (), (), False),
         ("skin", ("red",), ("blue",), True),
     ]
-    larger = {"drawings": "red", "eyes": 1.5, "alignment": "anime"}
+    larger = {"drawings": "red", "eyes": 1.5, "mouth": 0.8, "alignment": "anime"}
     card = facestyle.load(
         start(data, tmp_path / "runs", **larger).folder / "model.safetensors"
     ).card
-    assert (cards[1].eyes, card.eyes) == (None, 1.5)
+    assert [(one.eyes, one.mouth) for one in (cards[1], card)] == [(None, None), (1.5, 0.8)]
     for changes, said in (
         ({"eyes": 0.5}, "eyes is 0.5, expected 1 to 3"),
         ({"drawings": ""}, "eyes is 1.5, and no domain is a drawing's"),
@@ -614,6 +614,8 @@ def test_what_is_pasted_and_of_which_domains_is_on_the_card(data: Path, tmp_path
 
 def test_a_model_that_nobody_could_use_is_not_trained(data: Path, tmp_path: Path) -> None:
     for wrong, said in (
+        ({"drawings": "red", "alignment": "anime", "mouth": 1.5}, "mouth is 1.5, expected 0 to 1"),
+        ({"mouth": 0.8}, "mouth is 0.8, and it makes no drawings of aligned faces"),
         ({"on_skin": "red", "as_shade": "red"}, "'red' go back in two ways"),
         ({"alignment": "celebra"}, "celebra"),
         ({"drawings": "red", "eyes": 1.5, "alignment": "anime", "on_skin": "red,red"}, "two ways"),

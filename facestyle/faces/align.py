@@ -47,7 +47,8 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 }
 # fmt: on
 MAX_FINE_SIDE = 4096  # px; a face this large is reduced in two steps instead of one
-EYE_REACH = 0.75  # of the eyes' distance: how far about an eye that is enlarged anything moves
+# Of the eyes' distance: how far about an eye that is enlarged, or a mouth, anything moves.
+EYE_REACH, MOUTH_REACH = 0.75, 1.0
 WIDER = (1 / 2, 1 / 8)  # of ``widened``: how far to the left and above, shares of the side
 INVERSE_STEPS = 12  # of a fixed point; enough where eyes are three times as large
 
@@ -175,15 +176,36 @@ def with_larger_eyes(face_HWC: Floats, template_52: NDArray[np.float64], times: 
         face_HWC: float32, of any range.
         template_52: where the landmarks lie, as shares of the side.
     """
+    return _resized_about(face_HWC, template_52[:2], EYE_REACH * _apart(template_52), times)
+
+
+def with_smaller_mouth(face_HWC: Floats, template_52: NDArray[np.float64], times: float) -> Floats:
+    """A crop with the mouth ``times`` as large about its middle, of at most 1, as for the eyes."""
+    middle_12 = template_52[3:].mean(axis=0, keepdims=True)
+    return _resized_about(face_HWC, middle_12, MOUTH_REACH * _apart(template_52), times)
+
+
+def _apart(template_52: NDArray[np.float64]) -> float:
+    """The eyes' distance."""
+    return float(np.hypot(*(template_52[1] - template_52[0])))
+
+
+def _resized_about(
+    face_HWC: Floats, middles_N2: NDArray[np.float64], reach: float, times: float
+) -> Floats:
+    """A crop with what is about some points ``times`` as large, smoothly less away from them.
+
+    Args:
+        middles_N2, reach: where, and how far from there nothing moves, as shares of the side.
+    """
     side = len(face_HWC)
-    eyes_22 = side * template_52[:2] - 0.5
-    reach = EYE_REACH * np.hypot(*(eyes_22[1] - eyes_22[0]))
+    middles_N2, reach = side * middles_N2 - 0.5, side * reach
     at_HW2 = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=2).astype(np.float64)
 
     def outward(points_HW2: NDArray[np.float64]) -> NDArray[np.float64]:
         moved_HW2 = np.zeros_like(points_HW2)
-        for eye_2 in eyes_22:
-            away_HW2 = points_HW2 - eye_2
+        for middle_2 in middles_N2:
+            away_HW2 = points_HW2 - middle_2
             near_HW = (1 - (away_HW2**2).sum(axis=2) / reach**2).clip(min=0) ** 2
             moved_HW2 += near_HW[..., None] * away_HW2
         return moved_HW2

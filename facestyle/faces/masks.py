@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -32,6 +33,14 @@ SKIN_SIDE = 112  # px; more finds the same, slower
 SKIN_SURE = (0.37, (0.70, 1.06))
 SKIN_PRIOR = (0.43, (1.06, 1.22))
 SKIN_FEATHER = 0.02  # share of the side
+# Of a drawing that has its photo's features: how strong the mouth is, for it is drawn; and in
+# distances from eyes to mouth the radii of what is about it; how far outside of the photo's the
+# drawn eyes lie, and their radius; how far below the mouth the neck begins; and how soft is what is
+# about the eyes, at their height, and at the neck.
+OWN_MOUTH_STRENGTH, OWN_MOUTH = 1.25, (0.55, 0.28)
+DRAWN_EYES = (0.1, 0.38)
+OWN_NECK = 0.6
+OWN_SOFT = (0.05, 0.2, 0.25)
 # How far results in two colours of hair differ, as a share of where they differ most: surely hair,
 # perhaps hair, hair though it looks like skin, none.
 HAIR_MOST = 0.97  # quantile
@@ -156,6 +165,41 @@ def hair(
         labels[beside & ~as_skull] = cv2.GC_PR_BGD
     found = _coloured_alike(small_HWC, labels)
     return found & _joined(found | face | (skin_HW > 0.5), face)
+
+
+def own_features(side: int, template_52: NDArray[np.float64]) -> Floats:
+    """(side, side) how strongly a drawing is to have the photo's own features: the mouth, the
+    forehead and brows but the drawn eyes, and the neck; 0 elsewhere.
+
+    Args:
+        template_52: where the landmarks lie, as shares of the side.
+    """
+    eyes_22, mouth = template_52[:2], template_52[3:].mean(axis=0)
+    middle = eyes_22.mean(axis=0)
+    unit = float(np.hypot(*(mouth - middle)))
+    down = ((np.arange(side, dtype=np.float32) + 0.5) / side)[:, None]
+
+    def away(centre: NDArray[np.float64], across: float, along: float, power: float) -> Floats:
+        at = (float(centre[0]), float(centre[1]))
+        return _away(side, at, (across * unit, along * unit), power)
+
+    outside, radius = DRAWN_EYES
+    about_eyes, at_eyes, at_neck = (unit * share for share in OWN_SOFT)
+    drawn = [
+        away(eye + outside * unit * np.sign(eye - middle) * (1, 0), radius, radius, 2)
+        for eye in eyes_22
+    ]
+    beyond = np.clip((np.minimum(*drawn) - 1) * radius * unit / about_eyes, 0, 1)
+    above = np.clip((middle[1] - down) / at_eyes + 0.5, 0, 1)
+    below = np.clip((down - mouth[1] - OWN_NECK * unit) / at_neck, 0, 1)
+    about_mouth = OWN_MOUTH_STRENGTH * np.exp(-(away(mouth, *OWN_MOUTH, 4) ** 4))
+    return np.maximum(np.maximum(about_mouth, beyond * above), below).astype(np.float32)
+
+
+def in_crop(aligned: AlignedFace) -> Floats:
+    """(side, side) the mask of what goes back, on the crop itself."""
+    itself = replace(aligned, to_crop_23=np.eye(2, 3))
+    return window_mask(itself, (0, 0), aligned.crop_HWC)
 
 
 def soft(crop_HWC: Pixels, cut_HW: NDArray[np.bool_]) -> Floats:

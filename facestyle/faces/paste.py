@@ -17,14 +17,28 @@ from facestyle.faces.align import (
     warp,
     widened,
     window_of,
+    with_larger_eyes,
+    with_smaller_mouth,
 )  # fmt: skip
-from facestyle.faces.masks import MASK_SIDE, crop_mask, goes_on, long_hair, window_mask
+from facestyle.faces.masks import (
+    MASK_SIDE,
+    crop_mask,
+    goes_on,
+    in_crop,
+    long_hair,
+    own_features,
+    window_mask,
+)  # fmt: skip
 
 DETAIL = 0.65  # where style and person balance on portraits, by recipes/score.py
 TONE_SIGMA = 0.12  # of the Gaussian that leaves skin tone and light, share of the crop's side
 DRAWING_SIGMA = 0.08  # the same of a drawing alone: finer, for its hair and scarf are seen as well
 TONE_COLOUR = 0.5  # of what is done to the colour of a feature on a face that keeps its skin tone
 SKIN_COLOUR = 0.3  # of what is done to colour, where light is what a change is about
+# Of grey glass: how much of the light it takes; what a model is to take of it, where there is none
+# and where there is all; how far it is looked about, as a share of the side; and the light (of 0 to
+# 2) below which nobody can tell.
+SHADE, SHADE_FROM, SHADE_TO, SHADE_SIGMA, SHADE_DARKEST = 0.85, 0.1, 0.5, 0.0125, 0.15
 # Of the map by which long hair is dyed: how far it looks, as a share of the side, the weight of all
 # that was seen beside what is near, and the variance (of [0, 1]) below which hair is of one colour.
 DYE_SIGMA, DYE_FAR, DYE_EPS = 0.06, 1e-3, 1e-3
@@ -111,15 +125,47 @@ def paste(
     return output
 
 
+def with_own_features(
+    drawing_HWC: Floats,
+    photo_HWC: Floats,
+    template_52: NDArray[np.float64],
+    mouth: float,
+    eyes: float = 1.0,
+) -> Floats:
+    """A drawing in whose own colours the photo's detail shows at the mouth, the forehead and brows,
+    and the neck (``masks.own_features``): of a model that draws eyes and faces, but a mouth on few,
+    and strands on a forehead that has none.
+
+    Args:
+        drawing_HWC, photo_HWC: float32, of any range, the same size.
+        template_52: where the landmarks lie, as shares of the side.
+        mouth: how many times as large the photo's mouth is made, at most 1: drawings' are small.
+        eyes: how many times as large its eyes were made for the model, which raises its brows.
+    """
+    photo_HWC = with_larger_eyes(photo_HWC, template_52, eyes)
+    photo_HWC = with_smaller_mouth(photo_HWC, template_52, mouth)
+    strength = own_features(len(drawing_HWC), template_52)[..., None]
+    sigma = DRAWING_SIGMA * len(drawing_HWC)
+    drawing_fine, photo_fine = (
+        x - cv2.GaussianBlur(x, (0, 0), sigma) for x in (drawing_HWC, photo_HWC)
+    )
+    own = drawing_HWC + strength * photo_fine - np.minimum(strength, 1) * drawing_fine
+    return np.asarray(own, np.float32)
+
+
 def drawn(aligned: AlignedFace, drawing_HWC: Pixels, *, tone: float = 0.0) -> Pixels:
     """A drawing of a face as a picture of its own: ``MAX_FIRM`` times the crop's side, areas flat,
-    lines firm, and of the photo as much ``tone`` as in ``paste``.
+    lines firm, and of the photo as much ``tone`` as in ``paste``. Where skin alone goes back, all
+    else is the photo, flat and with firm lines as well.
 
     Args:
         drawing_HWC: (side, side, 3), what became of ``aligned.crop_HWC``.
     """
     crop, drawing = (x.astype(np.float32) / 255 for x in (aligned.crop_HWC, drawing_HWC))
-    lines = firm_lines(_flat(_in_tone(drawing, crop, tone, DRAWING_SIGMA)), MAX_FIRM)
+    toned = _in_tone(drawing, crop, tone, DRAWING_SIGMA)
+    if aligned.pasted == ("skin",):
+        toned = crop + in_crop(aligned)[..., None] * (toned - crop)
+    lines = firm_lines(_flat(np.asarray(toned, np.float32)), MAX_FIRM)
     return np.rint(255 * np.clip(lines, 0, 1)).astype(np.uint8)
 
 
@@ -240,17 +286,22 @@ def in_own_colour(result_HWC: Floats, crop_HWC: Floats, flow_HW2: Floats | None 
 
 
 def as_shade(result_HWC: Floats, crop_HWC: Floats, flow_HW2: Floats | None = None) -> Floats:
-    """A result with the light that a model gave it alone, whose colours fade where it is darker, as
-    behind grey glass: for glasses, whose own colours were mostly stains.
+    """A crop behind grey glass, where a model darkens it: for glasses, whose own colours were
+    mostly stains, and which on a light face were hardly more than a veil.
+
+    How much of the light a model takes, of what is about a place and not of a pupil that is dark
+    already, says where glass is; what little it takes elsewhere is none.
 
     Args:
         result_HWC, crop_HWC: float32 in [-1, 1].
         flow_HW2: as for ``in_own_colour``.
     """
     crop_HWC = _moved(crop_HWC, flow_HW2)
-    was, now = (_luminance(x)[..., None] for x in (crop_HWC, result_HWC))
-    faded = np.clip((now + 1) / np.maximum(was + 1, 1 / 127.5), 0, 1)
-    return np.asarray(now + faded * (crop_HWC - was), np.float32)
+    sigma = SHADE_SIGMA * len(crop_HWC)
+    was, now = (cv2.GaussianBlur(_luminance(x) + 1, (0, 0), sigma) for x in (crop_HWC, result_HWC))
+    taken = 1 - now / np.maximum(was, SHADE_DARKEST)
+    t = np.clip((taken - SHADE_FROM) / (SHADE_TO - SHADE_FROM), 0, 1)[..., None]
+    return np.asarray((crop_HWC + 1) * (1 - SHADE * t * t * (3 - 2 * t)) - 1, np.float32)
 
 
 def reshape(

@@ -281,6 +281,7 @@ def _card(
         on_hair=_names(run.on_hair),
         drawings=_names(run.drawings),
         eyes=None if run.eyes == 1 else run.eyes,
+        mouth=run.mouth or None,
         both_ways=run.both_ways,
         licence=run.licence,
         data=run.about,

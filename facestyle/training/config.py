@@ -68,8 +68,8 @@ class RunConfig:
     """Comma-separated domains of whose change only that of the face's skin goes back, for the card:
     attributes for which a model that changes hair does nothing to it."""
     as_shade: str = ""
-    """Comma-separated domains of whose change the light alone goes back, as behind grey glass, for
-    the card: dark glasses."""
+    """Comma-separated domains of whose change a photo is shown where they darken it, as behind grey
+    glass, for the card: dark glasses."""
     on_hair: str = ""
     """Comma-separated domains, two or more, that are colours of hair, for the card: of their change
     only that of the hair goes back."""
@@ -78,6 +78,10 @@ class RunConfig:
     eyes: float = 1.0
     """How many times as large photos' eyes are made in training, and later before one becomes a
     drawing: a drawing's are so much larger, and small ones are overlooked."""
+    mouth: float = 0.0
+    """How many times as large, at most 1, the photo's mouth is in a drawing of it, which has the
+    photo's brows and forehead then too, for the card: for networks that draw few mouths. 0 leaves
+    the drawing its own."""
     both_ways: bool = False
     """Whether a result is to be the mean with that of the mirrored face, for the card: calmer, for
     twice the time of ``translate``."""
