@@ -476,6 +476,14 @@ def test_dry_run_tells_all_and_writes_nothing(here: Path, tiny_model: Path) -> N
     assert all(url.startswith("https://") for url in run["would_fetch"].values())
     assert "no such file" in absent["status"]
     assert_one_clear_error(facestyle(*common, "-m", "femal-male"), 4, "did you mean 'female-male'")
+    # What a real run would refuse.
+    common = ("translate", "a.jpg", "-m", tiny_model, "--dry-run")
+    assert_one_clear_error(
+        facestyle(*common, "-d", "cat"), 2, "unknown domain 'cat'", "female, male"
+    )
+    assert_one_clear_error(facestyle(*common, "--set", "Young"), 2, "cannot change attributes")
+    assert_one_clear_error(facestyle(*common, "-d", "male", "--cam"), 2, "cannot show attention")
+    assert files(here) == {"a.jpg"}
 
 
 def test_a_resumed_run_has_its_own_settings(here: Path) -> None:

@@ -21,6 +21,7 @@ from facestyle.cli.session import (
     Wish,
     fetched,
     open_session,
+    opened,
     read_source,
 )
 from facestyle.errors import FacestyleError, PartialBatchError, UsageError
@@ -36,15 +37,17 @@ def restyle_all(
 
     jobs = _jobs(wish, suffixes, report)
     if wish.dry_run:
-        _tell_plan(wish, jobs, report)
+        _tell_plan(wish, make_styles, jobs, report)
         return
     pending = [job for job in jobs if not _done_before(job, wish, report)]
     if not pending:
         return
     groups = [list(group) for _, group in groupby(pending, _source_of)]
-    alone = len({job.source.path for job in jobs}) == 1
+    pictures = len({job.source.path for job in jobs})
+    alone, existing = pictures == 1, pictures - len(groups)
     if wish.engine == "ray":
-        _account(groups, _over_machines(wish, make_styles, groups, report), alone, wish, report)
+        outcomes = _over_machines(wish, make_styles, groups, report)
+        _account(groups, outcomes, alone, existing, wish, report)
         return
     # A single picture is read first: if it is bad, that is said before torch is imported.
     first = read_source(pending[0].source) if alone else None
@@ -55,17 +58,22 @@ def restyle_all(
             outcomes = (session.whole(group, report, first) for group in groups)
         else:
             outcomes = session.outcomes(groups, report)
-        _account(groups, outcomes, alone, wish, report)
+        _account(groups, outcomes, alone, existing, wish, report)
 
 
 def _account(
     groups: Sequence[Sequence[Job]],
     outcomes: Generator[Outcome, None, None],
     alone: bool,
+    existing: int,
     wish: Wish,
     report: Reporter,
 ) -> None:
-    """Say what became of each picture, in their order; raises for those that failed."""
+    """Say what became of each picture, in their order; raises for those that failed.
+
+    Args:
+        existing: how many more there are, whose results an earlier run wrote.
+    """
     failed = 0
     with closing(outcomes), report.progress("restyling", unit=" pictures") as update:
         if len(groups) > 1:
@@ -81,9 +89,10 @@ def _account(
             if len(groups) > 1:
                 update(number, len(groups))
     if failed:
+        counts = {"written": len(groups) - failed, "existing": existing}
+        rest = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
         raise PartialBatchError(
-            f"{failed} of {len(groups)} pictures failed"
-            + (", the others are written" if failed < len(groups) else ""),
+            f"{failed} of {len(groups) + existing} pictures failed" + (rest and f"; {rest}"),
             "mend or remove them and run again: what exists is skipped",
         )
 
@@ -213,8 +222,9 @@ def _done_before(job: Job, wish: Wish, report: Reporter) -> bool:
     return True
 
 
-def _tell_plan(wish: Wish, jobs: Sequence[Job], report: Reporter) -> None:
-    """What a run would read, write, load and fetch."""
+def _tell_plan(wish: Wish, make_styles: StyleMaker, jobs: Sequence[Job], report: Reporter) -> None:
+    """What a run would read, write, load and fetch. Where all is here the model is opened: what it
+    would refuse is part of what would be done."""
     from facestyle import weights
     from facestyle.faces.registry import detector_entry
     from facestyle.opening import device_for, file_of
@@ -228,19 +238,21 @@ def _tell_plan(wish: Wish, jobs: Sequence[Job], report: Reporter) -> None:
     detector = [] if wish.align == "none" else [detector_entry(wish.detector)]
     device = device_for(weights.locate(model[0]), wish.device, wish.runtime)
     files = {name: weights.locate(name) for name in model + detector}
-    fetched = {name: entries[name].url for name, place in files.items() if place is None}
+    would_fetch = {name: entries[name].url for name, place in files.items() if place is None}
+    if not would_fetch:
+        opened(wish, fetched(wish, report), make_styles, report)
     report.result(
         {
             "model": wish.model,
             "device": device,
             "detector": detector[0] if detector else None,
             "weights": {name: str(place) for name, place in files.items() if place},
-            "would_fetch": fetched,
+            "would_fetch": would_fetch,
         },
         "\n".join(
             [f"device {device}"]
             + [f"{name}: {place}" for name, place in files.items() if place]
-            + [f"{name}: missing, would fetch {url}" for name, url in fetched.items()]
+            + [f"{name}: missing, would fetch {url}" for name, url in would_fetch.items()]
         ),
     )
     for job in jobs:

@@ -134,9 +134,27 @@ def open_session(
     """Open the model, its styles and its detector: once for all pictures, and so is what may
     be wrong with them."""
     from facestyle import weights
-    from facestyle.opening import open_translator, reasons
+    from facestyle.opening import reasons
 
     path = fetched(wish, report)
+    translator, detector, styles = opened(wish, path, make_styles, report)
+    report.detail(f"{path} by {translator.backend.about}")
+    for reason in reasons(path, translator.backend, wish.runtime, wish.device, wish.precision):
+        report.detail(reason)
+    session = Session(wish, translator, detector, styles, weights.sha256_of(path), crew)
+    _tell_without_effect(session, alone, report)
+    if session.template != "none":
+        detector()
+    return session
+
+
+def opened(
+    wish: Wish, path: Path, make_styles: StyleMaker, report: Reporter | Lines
+) -> tuple[Translator, Callable[[], Detector], list[Style]]:
+    """The model, what finds its faces, and the styles asked for; raises for a style that this model
+    has not."""
+    from facestyle.opening import open_translator
+
     translator = open_translator(
         path,
         domains=options.domain_names(wish.domains),
@@ -150,14 +168,7 @@ def open_session(
     styles = make_styles(translator, detector)
     if wish.cam:
         translator.needs_attention(styles[0])
-    report.detail(f"{path} by {translator.backend.about}")
-    for reason in reasons(path, translator.backend, wish.runtime, wish.device, wish.precision):
-        report.detail(reason)
-    session = Session(wish, translator, detector, styles, weights.sha256_of(path), crew)
-    _tell_without_effect(session, alone, report)
-    if session.template != "none":
-        detector()
-    return session
+    return translator, detector, styles
 
 
 def fetched(wish: Wish, report: Reporter | Lines) -> Path:
