@@ -16,10 +16,13 @@ from facestyle.card import ModelCard
 from facestyle.edits import Edit
 from facestyle.errors import UsageError
 from facestyle.faces import Detector, Face, choose_faces, find_faces
-from facestyle.faces.align import AlignedFace, align, template_points, whole
+from facestyle.faces.align import AlignedFace, align, finer, template_points, whole
 from facestyle.faces.masks import hair, soft
 from facestyle.faces.paste import (
     DETAIL,
+    DRAWN,
+    DRAWN_FINE,
+    OwnFeatures,
     as_shade,
     drawn,
     in_own_colour,
@@ -27,7 +30,6 @@ from facestyle.faces.paste import (
     paste,
     reshape,
     with_long_hair,
-    with_own_features,
 )  # fmt: skip
 from facestyle.images import from_model, to_model
 from facestyle.translator import Style, Translator
@@ -79,7 +81,9 @@ class Restyled:
     flow_HW2: np.ndarray | None = None
     """What of its shape moved, see ``paste.reshape``."""
     drawing: bool = False
-    """Whether the style's domain is a drawing's."""
+    """Whether the style's domain is a drawing's, see ``paste.drawn``."""
+    features: OwnFeatures | None = None
+    """What a drawing has of its photo."""
 
 
 def restyle(
@@ -175,7 +179,7 @@ def finish_for(
 def finished(picture_HWC: np.ndarray, faces: Sequence[Restyled], finish: Finish) -> np.ndarray:
     """The picture with its restyled faces, or the one face alone."""
     if finish.crop_only:
-        return alone(faces[0], tone=finish.tone)
+        return alone(picture_HWC, faces[0], tone=finish.tone)
     return paste_all(picture_HWC, faces, detail=finish.detail, tone=finish.tone)
 
 
@@ -258,8 +262,6 @@ def networks(
     # Of a ready crop, which has no landmarks, all goes back.
     if edit is None or template_52 is None:
         images_NCHW = model.translate(crops_NCHW, style, template_52)
-        if card.mouth is not None and style.domain in card.drawings:
-            images_NCHW = _with_own_features(images_NCHW, crops_NCHW, card, template_52)
         return Made(images_NCHW=images_NCHW, flow_NHW2=model.flow(crops_NCHW, style))
     # Each kind of change by itself: asked for two, a model does of each a little to the other, and
     # of each something else goes back.
@@ -285,24 +287,6 @@ def networks(
     )
     images_NCHW = made.images_NCHW + masks_N1HW * (hair_NCHW - made.images_NCHW)
     return replace(made, images_NCHW=images_NCHW, colours_NHW=colours_NHW)
-
-
-def _with_own_features(
-    drawings_NCHW: np.ndarray,
-    crops_NCHW: np.ndarray,
-    card: ModelCard,
-    template_52: np.ndarray | None,
-) -> np.ndarray:
-    """Drawings with their photos' own features, see ``paste.with_own_features``."""
-    assert card.mouth is not None
-    if template_52 is None:
-        template_52 = template_points(card.alignment, card.zoom)
-    pairs = zip(drawings_NCHW.transpose(0, 2, 3, 1), crops_NCHW.transpose(0, 2, 3, 1), strict=True)
-    drawings = [
-        with_own_features(drawing, crop, template_52, card.mouth, card.eyes or 1.0)
-        for drawing, crop in pairs
-    ]
-    return np.clip(np.stack(drawings).transpose(0, 3, 1, 2), -1, 1)
 
 
 def _changed(
@@ -351,9 +335,26 @@ def restyled(
         ]
     results_NHWC, drawing = from_model(made.images_NCHW), style.domain in card.drawings
     return [
-        Restyled(aligned=one, result_HWC=result_HWC, flow_HW2=flow_HW2, drawing=drawing)
+        Restyled(
+            aligned=one,
+            result_HWC=result_HWC,
+            flow_HW2=flow_HW2,
+            drawing=drawing,
+            features=own_features(card, one) if drawing else None,
+        )
         for one, result_HWC, flow_HW2 in zip(aligned, results_NHWC, flows, strict=True)
     ]
+
+
+def own_features(card: ModelCard, aligned: AlignedFace) -> OwnFeatures | None:
+    """What a drawing of a face is to have of its photo, as the card says. A ready crop, which has
+    no landmarks, is taken to be cut as the model's own."""
+    if card.mouth is None:
+        return None
+    template_52 = aligned.template_52
+    if template_52 is None:
+        template_52 = template_points(card.alignment, card.zoom)
+    return OwnFeatures(template_52=template_52, mouth=card.mouth, eyes=card.eyes or 1.0)
 
 
 def parts_changed(card: ModelCard, style: Style) -> tuple[str, ...]:
@@ -376,11 +377,14 @@ def reshaped(picture_HWC: np.ndarray, face: Restyled) -> tuple[np.ndarray, Align
 
 
 def laid_out(
-    picture_HWC: np.ndarray, face: Restyled
+    picture_HWC: np.ndarray, face: Restyled, tone: float = 0.0
 ) -> tuple[np.ndarray, list[tuple[AlignedFace, np.ndarray]]]:
     """The picture into which a face's result is pasted, and what is, one after the other: of long
-    hair more than the crop holds."""
+    hair more than the crop holds, of a drawing what it is as a picture of its own."""
     picture_HWC, aligned = reshaped(picture_HWC, face)
+    if face.drawing:
+        drawing_HWC = alone(picture_HWC, replace(face, aligned=aligned), tone=tone)
+        return picture_HWC, [(finer(aligned, picture_HWC, DRAWN), drawing_HWC)]
     parts = set(aligned.pasted)
     if "hair" in parts and parts <= {"hair", "skin"}:
         longer = with_long_hair(picture_HWC, aligned, face.result_HWC)
@@ -399,20 +403,20 @@ def paste_all(
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
     for face in faces:
-        picture_HWC, pieces = laid_out(picture_HWC, face)
+        picture_HWC, pieces = laid_out(picture_HWC, face, tone)
+        rest = 0.0 if face.drawing else tone
         for aligned, result_HWC in pieces:
-            picture_HWC = paste(
-                picture_HWC, aligned, result_HWC, detail=detail, tone=tone, drawing=face.drawing
-            )
+            picture_HWC = paste(picture_HWC, aligned, result_HWC, detail=detail, tone=rest)
     return picture_HWC
 
 
-def alone(face: Restyled, *, tone: float = 0.0) -> np.ndarray:
+def alone(picture_HWC: np.ndarray, face: Restyled, *, tone: float = 0.0) -> np.ndarray:
     """A crop as a picture of its own: a face's as the networks made it, a drawing's larger, and
     with the photo's ``tone``, see ``paste.drawn``."""
-    if face.drawing:
-        return drawn(face.aligned, face.result_HWC, tone=tone)
-    return face.result_HWC
+    if not face.drawing:
+        return face.result_HWC
+    photo = finer(face.aligned, picture_HWC, DRAWN_FINE)
+    return drawn(photo, face.result_HWC, tone=tone, features=face.features)
 
 
 def attention_overlay(

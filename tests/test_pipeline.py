@@ -18,17 +18,20 @@ from facestyle.faces.align import (
     EYE_REACH,
     AlignedFace,
     align,
+    finer,
     template_points,
     whole,
     with_larger_eyes,
 )
 from facestyle.faces.masks import hair, paste_mask, soft
-from facestyle.faces.paste import DETAIL, MAX_FIRM, SHADE, SKIN_COLOUR, with_own_features
+from facestyle.faces.paste import DETAIL, DRAWN, DRAWN_FINE, SHADE, SKIN_COLOUR, drawn, paste
 from facestyle.images import to_model
 from facestyle.pipeline import (
     Made,
     Restyled,
     aligned_faces,
+    alone,
+    paste_all,
     reference_style,
     restyle,
     restyled,
@@ -360,7 +363,7 @@ def test_a_drawing_is_a_picture_of_its_own_and_a_face_goes_back(picture: np.ndar
         return restyle(picture, model, style, face, detector=detector, **settings)
 
     drawing, crop_HWC = of("bright"), aligned_faces(picture, model, detector=detector)[0].crop_HWC
-    assert drawing.shape == (MAX_FIRM * SIDE, MAX_FIRM * SIDE, 3)
+    assert drawing.shape == (DRAWN * SIDE, DRAWN * SIDE, 3)
     assert np.array_equal(drawing, of("bright", crop_only=True, tone=1))
     # Its skin tone and light are the photo's, unless it is asked for the drawing's own.
     light = crop_HWC.astype(float).mean()
@@ -378,24 +381,53 @@ def test_a_drawing_is_a_picture_of_its_own_and_a_face_goes_back(picture: np.ndar
 def test_a_drawing_has_the_photos_mouth_where_its_card_says_so(picture: np.ndarray) -> None:
     model = fake_model()
     card = replace(model.card, alignment="anime", drawings=("bright",), eyes=1.5, mouth=0.8)
-    aligned = [align(picture, face_at(200, 150, 60).landmarks_52, "anime", SIDE)]
-    ready = [whole(picture, SIDE)]  # nobody knows its landmarks: it is taken to be cut as others
+    aligned = align(picture, face_at(200, 150, 60).landmarks_52, "anime", SIDE)
+    ready = whole(picture, SIDE)  # nobody knows its landmarks: it is taken to be cut as others
 
-    def made(card: ModelCard, domain: str, faces: list[AlignedFace]) -> np.ndarray:
-        one = Translator(card, model.backend)
-        (face,) = translate_crops(faces, one, one.sample_style(domain, seed=1))
-        return face.result_HWC
+    def made(domain: str, face: AlignedFace, **told: None) -> Restyled:
+        one = Translator(replace(card, **told), model.backend)
+        return translate_crops([face], one, one.sample_style(domain, seed=1))[0]
 
-    for faces in (aligned, ready):
-        its_own = made(replace(card, mouth=None), "bright", faces)
-        expected = with_own_features(
-            its_own.astype(np.float32), faces[0].crop_HWC.astype(np.float32),
-            template_points("anime", card.zoom), 0.8, 1.5,
-        )  # fmt: skip
-        assert np.abs(expected - its_own).max() > 10
-        assert made(card, "bright", faces) == pytest.approx(expected.clip(0, 255), abs=1)
-    photo = made(replace(card, mouth=None), "dark", aligned)
-    assert np.array_equal(made(card, "dark", aligned), photo)  # no drawing
+    for face in (aligned, ready):
+        without = made("bright", face, mouth=None)
+        assert without.features is None
+        features = made("bright", face).features
+        assert features is not None
+        assert np.array_equal(features.template_52, template_points("anime", card.zoom))
+        assert (features.mouth, features.eyes) == (0.8, 1.5)
+        its_own = alone(picture, without)
+        assert np.array_equal(its_own, alone(picture, replace(without, features=None)))
+        expected = drawn(finer(face, picture, DRAWN_FINE), without.result_HWC, features=features)
+        assert np.abs(expected.astype(int) - its_own).max() > 10
+        assert np.array_equal(alone(picture, made("bright", face)), expected)
+    assert made("dark", aligned).features is None  # no drawing
+
+
+def test_a_drawing_is_pasted_as_it_is_alone() -> None:
+    picture = np.full((300, 400, 3), 120, np.uint8)
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    disc = np.clip((np.hypot(x - SIDE / 2, y - SIDE / 2) - 10) / 8, 0, 1)[..., None]
+    result = np.rint(200 * disc * np.ones(3)).astype(np.uint8)
+
+    def pasted(scale: float, *, drawing: bool) -> tuple[np.ndarray, Restyled]:
+        aligned = align(picture, face_at(200, 150, scale).landmarks_52, "celeba", SIDE)
+        face = Restyled(aligned=aligned, result_HWC=result, drawing=drawing)
+        output = paste_all(picture, [face], detail=0)
+        outside = paste_mask(aligned, picture) == 0
+        assert np.array_equal(output[outside], picture[outside])
+        return output, face
+
+    def steepest(image: np.ndarray) -> float:
+        return float(np.abs(np.diff(image[120:180, :, 0].astype(int), axis=1)).max())
+
+    (large, face), (photo, _) = pasted(250, drawing=True), pasted(250, drawing=False)
+    assert steepest(large) > 1.3 * steepest(photo)
+    # All of it, enlarged as it is.
+    size = finer(face.aligned, picture, DRAWN)
+    assert np.array_equal(large, paste(picture, size, alone(picture, face), detail=0))
+    # A small face has no lines to speak of.
+    (small, _), (other, _) = pasted(12, drawing=True), pasted(12, drawing=False)
+    assert np.abs(small.astype(int) - other).mean() < 1
 
 
 class SeeingBackend(FakeBackend):

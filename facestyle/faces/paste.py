@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -47,7 +47,9 @@ GUIDE_RADIUS = 2 / 64  # of the filter by which a change follows the photo, see 
 GUIDE_EPS = 0.01**2
 FINE_KEEP = 0.35  # change (share of full scale) at which the source's own detail is halved
 FLAT_RANGE, FLAT_SIGMA, FLAT_TIMES = 0.06, 2.0, 2  # share of full scale, px of a drawing's own
-MAX_FIRM = 4  # times; larger drawings are enlarged on from there, their lines firm already
+# How large drawings are made, in the network's sides, and at what size they and their photos are
+# put together.
+DRAWN, DRAWN_FINE = 4, 2
 
 
 def paste(
@@ -57,7 +59,6 @@ def paste(
     *,
     detail: float = DETAIL,
     tone: float = 0.0,
-    drawing: bool = False,
 ) -> Pixels:
     """The picture with the face's restyled crop put back; pixels outside the mask are untouched.
 
@@ -75,8 +76,7 @@ def paste(
             edges, which keeps most of the person and least of the style.
         tone: how much of the photo's skin tone and light stays: 0 takes the result's, 1 takes
             from the result only what is finer than ``TONE_SIGMA``, features and not their light,
-            and of its colour ``TONE_COLOUR``; of a drawing all.
-        drawing: whether the result is one, and its lines are to be firm, see ``firm_lines``.
+            and of its colour ``TONE_COLOUR``.
     """
     height, width = picture_HWC.shape[:2]
     output = picture_HWC.copy()
@@ -94,14 +94,12 @@ def paste(
     shape = mask.shape[:2]
     source = pasted.astype(np.float32) / 255
     crop = aligned.crop_HWC.astype(np.float32) / 255
-    colour = 1.0 if drawing else TONE_COLOUR
-    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, TONE_SIGMA, colour)
+    result = _in_tone(result_HWC.astype(np.float32) / 255, crop, tone, TONE_SIGMA, TONE_COLOUR)
 
     def enlarge(values: Floats) -> Floats:
         return to_picture(values, aligned, to_window, shape, len(values))
 
-    times = min(round(1 / aligned.scale), MAX_FIRM)
-    plain = enlarge(firm_lines(result, times) if drawing else result)
+    plain = enlarge(result)
     # A face no larger than the crop has no detail that the crop lacks; from twice as large on,
     # all of it counts.
     detail *= min(max(1 / aligned.scale - 1, 0.0), 1.0)
@@ -125,26 +123,29 @@ def paste(
     return output
 
 
-def with_own_features(
-    drawing_HWC: Floats,
-    photo_HWC: Floats,
-    template_52: NDArray[np.float64],
-    mouth: float,
-    eyes: float = 1.0,
-) -> Floats:
-    """A drawing in whose own colours the photo's detail shows at the mouth, the forehead and brows,
-    and the neck (``masks.own_features``): of a model that draws eyes and faces, but a mouth on few,
-    and strands on a forehead that has none.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OwnFeatures:
+    """What a drawing is to have of its photo: the mouth, the forehead and brows, and the neck
+    (``masks.own_features``). For a model that draws eyes and faces, but a mouth on few, and strands
+    on a forehead that has none."""
+
+    template_52: NDArray[np.float64]
+    """Where the landmarks lie, as shares of the side."""
+    mouth: float
+    """How many times as large the photo's mouth is made, at most 1: drawings' are small."""
+    eyes: float = 1.0
+    """How many times as large its eyes were made for the model, which raises its brows."""
+
+
+def with_own_features(drawing_HWC: Floats, photo_HWC: Floats, features: OwnFeatures) -> Floats:
+    """A drawing in whose own colours the photo's detail shows where these features are.
 
     Args:
         drawing_HWC, photo_HWC: float32, of any range, the same size.
-        template_52: where the landmarks lie, as shares of the side.
-        mouth: how many times as large the photo's mouth is made, at most 1: drawings' are small.
-        eyes: how many times as large its eyes were made for the model, which raises its brows.
     """
-    photo_HWC = with_larger_eyes(photo_HWC, template_52, eyes)
-    photo_HWC = with_smaller_mouth(photo_HWC, template_52, mouth)
-    strength = own_features(len(drawing_HWC), template_52)[..., None]
+    photo_HWC = with_larger_eyes(photo_HWC, features.template_52, features.eyes)
+    photo_HWC = with_smaller_mouth(photo_HWC, features.template_52, features.mouth)
+    strength = own_features(len(drawing_HWC), features.template_52)[..., None]
     sigma = DRAWING_SIGMA * len(drawing_HWC)
     drawing_fine, photo_fine = (
         x - cv2.GaussianBlur(x, (0, 0), sigma) for x in (drawing_HWC, photo_HWC)
@@ -153,29 +154,44 @@ def with_own_features(
     return np.asarray(own, np.float32)
 
 
-def drawn(aligned: AlignedFace, drawing_HWC: Pixels, *, tone: float = 0.0) -> Pixels:
-    """A drawing of a face as a picture of its own: ``MAX_FIRM`` times the crop's side, areas flat,
-    lines firm, and of the photo as much ``tone`` as in ``paste``. Where skin alone goes back, all
-    else is the photo, flat and with firm lines as well.
+def drawn(
+    photo: AlignedFace,
+    drawing_HWC: Pixels,
+    *,
+    tone: float = 0.0,
+    features: OwnFeatures | None = None,
+) -> Pixels:
+    """A drawing of a face as a picture of its own: ``DRAWN`` times the side, areas flat, lines
+    firm, and of the photo as much ``tone`` as in ``paste``, but with all the colour of features.
+    Where skin alone goes back, all else is the photo, flat and with firm lines as well.
 
     Args:
-        drawing_HWC: (side, side, 3), what became of ``aligned.crop_HWC``.
+        photo: the face cut at ``DRAWN_FINE`` times the drawing's side, see ``align.finer``: there
+            both are put together, for a mouth of the drawing's few pixels has no teeth.
+        drawing_HWC: (side, side, 3), what became of the face.
     """
-    crop, drawing = (x.astype(np.float32) / 255 for x in (aligned.crop_HWC, drawing_HWC))
-    toned = _in_tone(drawing, crop, tone, DRAWING_SIGMA)
-    if aligned.pasted == ("skin",):
-        toned = crop + in_crop(aligned)[..., None] * (toned - crop)
-    lines = firm_lines(_flat(np.asarray(toned, np.float32)), MAX_FIRM)
+    own, small = (x.astype(np.float32) / 255 for x in (photo.crop_HWC, drawing_HWC))
+    drawing = firm_lines(small, DRAWN_FINE)
+    if features is not None:
+        drawing = with_own_features(drawing, own, features)
+    drawing = _in_tone(drawing, own, tone, DRAWING_SIGMA)
+    if photo.pasted == ("skin",):
+        drawing = np.asarray(own + in_crop(photo)[..., None] * (drawing - own), np.float32)
+    lines = firm_lines(_flat(drawing, DRAWN_FINE), DRAWN // DRAWN_FINE)
     return np.rint(255 * np.clip(lines, 0, 1)).astype(np.uint8)
 
 
-def _flat(drawing_HWC: Floats) -> Floats:
+def _flat(drawing_HWC: Floats, times: int) -> Floats:
     """A drawing whose areas are of one colour, where a network's have hatches a few pixels apart: a
     bilateral filter (Tomasi and Manduchi, ICCV 1998), repeated, as of cartoons made of films
-    (Winnemöller et al., SIGGRAPH 2006). What differs by more than ``FLAT_RANGE`` stays a line."""
+    (Winnemöller et al., SIGGRAPH 2006). What differs by more than ``FLAT_RANGE`` stays a line.
+
+    Args:
+        times: how large it is, in the network's sides.
+    """
     for _ in range(FLAT_TIMES):
         drawing_HWC = np.asarray(
-            cv2.bilateralFilter(drawing_HWC, -1, FLAT_RANGE, FLAT_SIGMA), np.float32
+            cv2.bilateralFilter(drawing_HWC, -1, FLAT_RANGE, times * FLAT_SIGMA), np.float32
         )
     return drawing_HWC
 
