@@ -340,13 +340,13 @@ def restyled(
             result_HWC=result_HWC,
             flow_HW2=flow_HW2,
             drawing=drawing,
-            features=own_features(card, one) if drawing else None,
+            features=features_of(card, one) if drawing else None,
         )
         for one, result_HWC, flow_HW2 in zip(aligned, results_NHWC, flows, strict=True)
     ]
 
 
-def own_features(card: ModelCard, aligned: AlignedFace) -> OwnFeatures | None:
+def features_of(card: ModelCard, aligned: AlignedFace) -> OwnFeatures | None:
     """What a drawing of a face is to have of its photo, as the card says. A ready crop, which has
     no landmarks, is taken to be cut as the model's own."""
     if card.mouth is None:

@@ -185,11 +185,11 @@ def own_features(side: int, template_52: NDArray[np.float64]) -> Floats:
 
     outside, radius = DRAWN_EYES
     about_eyes, at_eyes, at_neck = (unit * share for share in OWN_SOFT)
-    drawn = [
+    discs = [
         away(eye + outside * unit * np.sign(eye - middle) * (1, 0), radius, radius, 2)
         for eye in eyes_22
     ]
-    beyond = np.clip((np.minimum(*drawn) - 1) * radius * unit / about_eyes, 0, 1)
+    beyond = np.clip((np.minimum(*discs) - 1) * radius * unit / about_eyes, 0, 1)
     above = np.clip((middle[1] - down) / at_eyes + 0.5, 0, 1)
     below = np.clip((down - mouth[1] - OWN_NECK * unit) / at_neck, 0, 1)
     about_mouth = OWN_MOUTH_STRENGTH * np.exp(-(away(mouth, *OWN_MOUTH, 4) ** 4))
