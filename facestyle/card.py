@@ -7,7 +7,8 @@ It knows nothing of networks: widths and depths are read from the tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from facestyle.errors import CheckpointError
 METADATA_KEY = "facestyle.card"  # where safetensors and ONNX metadata keep the JSON
 STYLES = frozenset({"fixed", "latent", "reference", "attributes", "dropout"})
 PASTED = ("face", "skin", "crop")
+JOINERS = ("\u200c", "\u200d")  # zero width
 MOST_EYES = 3  # times as large: a drawing's take half of a face, not all of it
 
 
@@ -152,11 +154,8 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
         raise CheckpointError(
             f"the model card's load_size is {card.load_size}, expected {card.image_size} or more"
         )
-    # Domain names become parts of file names.
-    if not card.domains or any(not name or "/" in name or "\\" in name for name in card.domains):
-        raise CheckpointError("the model card has no usable domain names")
-    if len(set(card.domains)) < len(card.domains):
-        raise CheckpointError("the model card names a domain twice")
+    if fault := fault_in(card.domains):
+        raise CheckpointError(f"the model card {fault}")
     for name, listed in (
         ("drawings", card.drawings), ("on_skin", card.on_skin), ("as_shade", card.as_shade),
         ("on_hair", card.on_hair),
@@ -202,8 +201,21 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
     return card
 
 
+def fault_in(domains: Sequence[str]) -> str:
+    """What is wrong with domain names, if anything: they become parts of file names."""
+    if not domains or any(not name or {"/", "\\"} & {*name} for name in domains):
+        return "has no usable domain names"
+    if not all(_is_text(name) and "\n" not in name for name in domains):
+        return "has a domain name that cannot be printed"
+    return "names a domain twice" if len(set(domains)) < len(domains) else ""
+
+
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.replace("\n", " ").isprintable()
+    # Spaces of all kinds, and what joins the parts of an emoji; nothing that moves a cursor.
+    return isinstance(value, str) and all(
+        char.isprintable() or char in JOINERS or unicodedata.category(char) == "Zs"
+        for char in value.replace("\n", " ")
+    )
 
 
 def _is_whole(value: Any) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -82,7 +82,7 @@ def across(
     with _connected(ray, workers):
         has = ray.cluster_resources()
         gpus = int(has.get("GPU", 0)) if use_gpu else 0
-        cores = max(1, int(has.get("CPU", 1)) // gpus) if gpus else 1
+        cores = _cores_beside_a_gpu(ray.nodes()) if gpus else 1
         at_once = workers or gpus or max(1, int(has.get("CPU", 1)))
         # By default a process that used a GPU ends with its task, and the model with it.
         needs: dict[str, Any] = {"num_cpus": cores, "num_gpus": 1 if gpus else 0}
@@ -104,6 +104,14 @@ def across(
                 ray.cancel(reference)
             if left:
                 ray.wait(left, num_returns=len(left), timeout=PATIENCE)
+
+
+def _cores_beside_a_gpu(nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many CPUs a process with a GPU may ask for: what the poorest machine has for each of its
+    own, for a task that no machine can take waits for ever."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    shares = [int(has.get("CPU", 0) // has["GPU"]) for has in alive if has.get("GPU", 0) >= 1]
+    return max(1, min(shares, default=1))
 
 
 class _Here:

@@ -12,7 +12,7 @@ from facestyle import weights
 from facestyle.backends import Backend
 from facestyle.backends.watched import Watched
 from facestyle.bundle import is_onnx, load_bundle
-from facestyle.card import ModelCard
+from facestyle.card import ModelCard, fault_in
 from facestyle.errors import UsageError
 from facestyle.translator import Translator
 from facestyle.weights import Progress
@@ -102,7 +102,7 @@ def file_of(name_or_path: str | Path, runtime: str, device: str, precision: str)
     """The entry, or the path, behind what the user named; see ``model_file``."""
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime '{runtime}'", f"known: {', '.join(RUNTIMES)}")
-    entry = None if Path(name_or_path).exists() else weights.index().get(str(name_or_path))
+    entry = None if Path(name_or_path).is_file() else weights.index().get(str(name_or_path))
     light = device.startswith(("auto", "cpu")) and precision in ("auto", "fp32")
     if entry and entry.onnx and (runtime in ("onnx", "openvino") or (runtime == "auto" and light)):
         return entry.onnx
@@ -157,7 +157,7 @@ def _open_bundle(
             "use --runtime auto, or give the checkpoint that it was made of",
         )
     bundle = load_bundle(path)
-    bundle = bundle.with_card(_renamed(bundle.card, domains))
+    bundle = bundle.with_card(renamed(bundle.card, domains))
     if runtime == "openvino":
         from facestyle.backends.on_openvino import OpenVinoBackend
 
@@ -185,12 +185,14 @@ def card_of(checkpoint: Checkpoint, domains: Sequence[str] | None = None) -> Mod
 
     Raises:
         CheckpointError: of no known family.
-        UsageError: more or fewer names than domains.
+        UsageError: more or fewer names than domains, or names that cannot be.
     """
     from facestyle.families import detect
 
     if checkpoint.card is not None:
-        return _renamed(checkpoint.card, domains)
+        return renamed(checkpoint.card, domains)
+    if domains is not None:
+        _check_names(domains)
     family = detect(checkpoint)
     entry = weights.entry_for(checkpoint.path)
     known = dict(entry.card or {}, licence=entry.licence, name=entry.name) if entry else {}
@@ -199,8 +201,12 @@ def card_of(checkpoint: Checkpoint, domains: Sequence[str] | None = None) -> Mod
     return family.card(checkpoint, known)
 
 
-def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
-    """The card with the domains that the user names; they may rename, not add or drop."""
+def renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
+    """The card with the domains that the user names; they may rename, not add or drop.
+
+    Raises:
+        UsageError: more or fewer names than domains, or names that cannot be.
+    """
     if domains is None or tuple(domains) == card.domains:
         return card
     if len(domains) != len(card.domains):
@@ -208,18 +214,27 @@ def _renamed(card: ModelCard, domains: Sequence[str] | None) -> ModelCard:
             f"{len(domains)} domain names were given, this model has {len(card.domains)}",
             f"its own are: {', '.join(card.domains)}",
         )
+    _check_names(domains)
     new = dict(zip(card.domains, domains, strict=True))
 
-    def renamed(groups: Sequence[str]) -> tuple[str, ...]:
+    def of(groups: Sequence[str]) -> tuple[str, ...]:
         return tuple(",".join(new[name] for name in group.split(",")) for group in groups)
 
     return replace(
         card,
         domains=tuple(domains),
-        attribute_sets=renamed(card.attribute_sets),
-        exclusive=renamed(card.exclusive),
-        on_skin=renamed(card.on_skin),
-        as_shade=renamed(card.as_shade),
-        on_hair=renamed(card.on_hair),
-        drawings=renamed(card.drawings),
+        attribute_sets=of(card.attribute_sets),
+        exclusive=of(card.exclusive),
+        on_skin=of(card.on_skin),
+        as_shade=of(card.as_shade),
+        on_hair=of(card.on_hair),
+        drawings=of(card.drawings),
     )
+
+
+def _check_names(domains: Sequence[str]) -> None:
+    if fault := fault_in(domains):
+        raise UsageError(
+            f"the list of domains {fault}: {', '.join(domains)!r}",
+            "names become parts of file names; each is different, without / and \\",
+        )

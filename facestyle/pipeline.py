@@ -325,7 +325,9 @@ def restyled(
 ) -> list[Restyled]:
     """Each face with what a model made of it, and how that goes back."""
     flows = [None] * len(aligned) if made.flow_NHW2 is None else made.flow_NHW2
-    if (parts := parts_changed(card, style)) != (card.pasted,):
+    parts = parts_changed(card, style)
+    # Of a ready crop, which has no landmarks, all goes back.
+    if parts != (card.pasted,) and aligned[0].template_52 is not None:
         aligned = [one.only(*parts) for one in aligned]
     if made.colours_NHW is not None:
         aligned = [
@@ -364,7 +366,7 @@ def parts_changed(card: ModelCard, style: Style) -> tuple[str, ...]:
     rest = changed - set(card.on_hair)
     parts = [] if rest == changed else ["hair"]
     if rest:
-        parts.append("skin" if rest <= set(card.on_skin) else card.pasted)
+        parts.append("skin" if rest <= {*card.on_skin, *card.as_shade} else card.pasted)
     return tuple(parts)
 
 
@@ -377,14 +379,11 @@ def reshaped(picture_HWC: np.ndarray, face: Restyled) -> tuple[np.ndarray, Align
 
 
 def laid_out(
-    picture_HWC: np.ndarray, face: Restyled, tone: float = 0.0
+    picture_HWC: np.ndarray, face: Restyled
 ) -> tuple[np.ndarray, list[tuple[AlignedFace, np.ndarray]]]:
     """The picture into which a face's result is pasted, and what is, one after the other: of long
-    hair more than the crop holds, of a drawing what it is as a picture of its own."""
+    hair more than the crop holds."""
     picture_HWC, aligned = reshaped(picture_HWC, face)
-    if face.drawing:
-        drawing_HWC = alone(picture_HWC, replace(face, aligned=aligned), tone=tone)
-        return picture_HWC, [(finer(aligned, picture_HWC, DRAWN), drawing_HWC)]
     parts = set(aligned.pasted)
     if "hair" in parts and parts <= {"hair", "skin"}:
         longer = with_long_hair(picture_HWC, aligned, face.result_HWC)
@@ -402,21 +401,38 @@ def paste_all(
     tone: float = 0.0,
 ) -> np.ndarray:
     """Put crops back one after the other, the largest face first."""
+    photo_HWC = picture_HWC  # what a drawing is of, whatever became of faces beside it
     for face in faces:
-        picture_HWC, pieces = laid_out(picture_HWC, face, tone)
-        rest = 0.0 if face.drawing else tone
+        picture_HWC, pieces = laid_out(picture_HWC, face)
+        if face.drawing:
+            times = _times_larger(face.aligned)
+            ((aligned, _),) = pieces
+            drawing_HWC = alone(photo_HWC, face, times=times, tone=tone)
+            picture_HWC = paste(
+                picture_HWC, finer(aligned, picture_HWC, times), drawing_HWC, detail=0
+            )
+            continue
         for aligned, result_HWC in pieces:
-            picture_HWC = paste(picture_HWC, aligned, result_HWC, detail=detail, tone=rest)
+            picture_HWC = paste(picture_HWC, aligned, result_HWC, detail=detail, tone=tone)
     return picture_HWC
 
 
-def alone(picture_HWC: np.ndarray, face: Restyled, *, tone: float = 0.0) -> np.ndarray:
-    """A crop as a picture of its own: a face's as the networks made it, a drawing's larger, and
-    with the photo's ``tone``, see ``paste.drawn``."""
+def _times_larger(aligned: AlignedFace) -> int:
+    """How many times the crop's side a drawing is to be, to be as large as the face or larger:
+    1, 2 or ``DRAWN``."""
+    return next((times for times in (1, DRAWN_FINE) if times * aligned.scale >= 1), DRAWN)
+
+
+def alone(
+    picture_HWC: np.ndarray, face: Restyled, *, times: int = DRAWN, tone: float = 0.0
+) -> np.ndarray:
+    """A crop as a picture of its own: a face's as the networks made it, a drawing's ``times`` as
+    large, and with the photo's ``tone``, see ``paste.drawn``."""
     if not face.drawing:
         return face.result_HWC
-    photo = finer(face.aligned, picture_HWC, DRAWN_FINE)
-    return drawn(photo, face.result_HWC, tone=tone, features=face.features)
+    picture_HWC, aligned = reshaped(picture_HWC, face)
+    photo = finer(aligned, picture_HWC, min(times, DRAWN_FINE))
+    return drawn(photo, face.result_HWC, times=times, tone=tone, features=face.features)
 
 
 def attention_overlay(

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -373,6 +374,19 @@ def test_a_signal_ends_a_batch_within_5_s_and_leaves_no_partial_file(
 
 
 # --- other machines ---------------------------------------------------------------------------
+
+
+def test_a_task_with_a_gpu_asks_for_no_more_cores_than_one_machine_has() -> None:
+    def node(cpus: int, gpus: int, alive: bool = True) -> dict[str, Any]:
+        return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}}
+
+    for nodes, cores in (
+        ([node(64, 0), node(8, 1)], 8),
+        ([node(16, 4), node(16, 2)], 4),
+        ([node(2, 4)], 1),
+        ([node(1, 1, alive=False), node(6, 2)], 3),
+    ):
+        assert engine_ray._cores_beside_a_gpu(nodes) == cores
 
 
 def test_without_ray_it_says_how_to_get_it(

@@ -600,9 +600,9 @@ def test_a_file_has_the_permissions_that_the_user_gives_files(tmp_path: Path) ->
 
 def test_a_card_comes_back() -> None:
     full = replace(
-        CARD, about="Gesichter – ünïcode", command="facestyle train\n", seed=0, steps=9,
-        pasted="crop", domains=tuple("abcdef"), drawings=tuple("abcde"), on_skin=("b",),
-        as_shade=("c", "d"), on_hair=("e", "f"), styles=("attributes",),
+        CARD, about="Gesichter – ünïcode\u3000\u00a0\u200d", command="facestyle train\n",
+        seed=0, steps=9, pasted="crop", domains=tuple("abcdef"), drawings=tuple("abcde"),
+        on_skin=("b",), as_shade=("c", "d"), on_hair=("e", "f"), styles=("attributes",),
         alignment="anime", eyes=1.8, mouth=0.85, both_ways=True,
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full

@@ -311,6 +311,8 @@ def test_a_drawing_is_written_alone_unless_it_is_to_be_pasted(
         assert "--paste" not in said
     said = written("male", "--tone", 0, "--detail", 1)[2]
     assert "--detail: no effect on a crop alone" in said
+    said = written("male", "--paste", "--detail", 1)[2]
+    assert "--detail: no effect on a drawing" in said
 
 
 def test_a_picture_in_which_nothing_changed_is_told(
@@ -491,6 +493,36 @@ def test_a_resumed_run_has_its_own_settings(here: Path) -> None:
         result = facestyle("train", "--resume", "run", *words)
         told = ", ".join(word for word in words if word.startswith("--"))
         assert_one_clear_error(result, 2, "the run's own settings", f"drop {told}")
+
+
+def test_domains_are_not_called_what_cannot_be(here: Path, tiny_model: Path) -> None:
+    common = ("translate", "a.jpg", "-d", "a", "-m", tiny_model)
+    for names, said in (("a,a", "names a domain twice"), ("a/b,a", "no usable")):
+        assert_one_clear_error(facestyle(*common, "--domains", names), 2, said)
+        result = facestyle(
+            "models", "convert", tiny_model, "-o", "x.safetensors", "--domains", names
+        )
+        assert_one_clear_error(result, 2, said)
+    assert files(here) == {"a.jpg"}
+
+
+def test_what_a_picture_has_is_told_for_something_to_change(here: Path) -> None:
+    result = facestyle("translate", "a.jpg", "-d", "male", "--source", "Young")
+    assert_one_clear_error(result, 2, "--source says what a picture has", "--flip")
+
+
+def test_a_path_beyond_stdouts_code_page_is_told(
+    photo: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photo, tmp_path / "写真.jpg")
+    words = ["translate", "写真.jpg", "-d", "male", "-m", tiny_model]
+    done = subprocess.run(
+        [sys.executable, "-m", "facestyle", *words],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        cwd=tmp_path, capture_output=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == rb"\u5199\u771f.male.png"
 
 
 def test_a_device_that_is_not_here_is_said_by_a_dry_run_too(

@@ -352,6 +352,14 @@ def test_a_heatmap_is_overwritten_and_restyled_no_more_than_a_result(
     assert sorted(p.name for p in tmp_path.glob("*.png")) == [
         "a.png", heatmap.name, f"a.{domain}.png"
     ]  # fmt: skip
+    # A heatmap that is not here yet is written, and the result stays.
+    heatmap.unlink()
+    result = tmp_path / f"a.{domain}.png"
+    result.write_bytes(b"the user's own")
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert heatmap.exists()
+    assert result.read_bytes() == b"the user's own"
     # Nor is it written over an input.
     done = CliRunner().invoke(app, [*command, str(heatmap), "--overwrite"])
     assert done.exit_code == 2

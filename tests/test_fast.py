@@ -15,13 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from facestyle.backends.on_torch import CPU_PIXELS, TorchBackend
+from facestyle.backends.on_torch import CPU_PIXELS, TorchBackend, best_device
 from facestyle.cli import app
+from facestyle.errors import FacestyleError, UsageError
 from facestyle.faces.masks import paste_mask
 from facestyle.images import read_picture
-from facestyle.opening import open_translator, reasons
+from facestyle.opening import file_of, open_translator, reasons
 from facestyle.pipeline import aligned_faces, paste_all, translate_crops, usual_detail
 from facestyle.translator import Translator
+from facestyle.weights import index
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -214,6 +216,38 @@ def test_a_cpu_takes_a_large_batch_in_parts(side: int, count: int, counts: list[
     assert net.counts == counts
     wanted = np.tanh(x_NCHW[:, ::-1]) * code_NS[:, :1, None, None]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_device_by_number_is_one_of_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [best_device(name) for name in ("cuda", "cuda:1", "cpu:0")] == [
+        "cuda",
+        "cuda:1",
+        "cpu:0",
+    ]
+    for name, said in (("cuda:2", "there are 2"), ("cpu:1", "there is 1"), ("cuda:x", "unknown")):
+        with pytest.raises(UsageError, match=said):
+            best_device(name)
+
+
+def test_too_little_memory_is_one_line() -> None:
+    class Greedy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(FacestyleError, match="out of memory on cpu, for 3 faces at once") as caught:
+        TorchBackend({"generator": Greedy()}).run("generator", np.zeros((3, 3, 8, 8), np.float32))
+    assert "--device cpu" in (caught.value.hint or "")
+
+
+def test_a_folder_called_as_a_model_is_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("female-male").mkdir()
+    for runtime in ("auto", "onnx"):
+        assert file_of("female-male", runtime, "cpu", "fp32") == index()["female-male"].onnx
 
 
 def test_what_looks_at_its_whole_batch_or_at_no_picture_gets_it_whole() -> None:

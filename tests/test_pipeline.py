@@ -31,6 +31,8 @@ from facestyle.pipeline import (
     Restyled,
     aligned_faces,
     alone,
+    laid_out,
+    parts_changed,
     paste_all,
     reference_style,
     restyle,
@@ -273,6 +275,10 @@ def test_what_is_done_to_skin_hardly_stains_it(picture: np.ndarray) -> None:
     assert np.median(found) == pytest.approx(SKIN_COLOUR * 0.413, abs=0.01)
 
 
+def model_of(card: ModelCard) -> Translator:
+    return Translator(card, ColouringBackend())
+
+
 def test_glasses_may_be_grey_glass(picture: np.ndarray) -> None:
     picture = np.rint(60 + picture * 0.5).astype(np.uint8)
     picture[..., 0] += 40
@@ -293,6 +299,10 @@ def test_glasses_may_be_grey_glass(picture: np.ndarray) -> None:
     before = aligned[0].crop_HWC[SIDE // 2 :].astype(float)
     dark, smiling = below("glasses"), below("smile")
     assert dark == pytest.approx((1 - SHADE) * before, abs=1)
+    # They go back onto the face's skin alone, as all else of ``on_skin`` does.
+    both = model_of(card).edited(Edit(on=("glasses", "smile"), source=()))
+    assert parts_changed(replace(card, on_skin=("smile",)), both) == ("skin",)
+    assert parts_changed(replace(card, on_skin=()), both) == (card.pasted,)
     # Beside a smile both are what they are alone.
     assert np.abs(smiling - before).max() > 20
     together = (dark + smiling - before).clip(0, 255)
@@ -336,6 +346,13 @@ def test_a_ready_crop_goes_back_whole_whatever_is_asked_for(picture: np.ndarray)
     (face,) = translate_crops([whole(picture, SIDE)], model, model.edited(Edit(on=("blond",))))
     assert face.aligned.hair_HW is None
     assert paste_mask(face.aligned, picture)[:, 200].min() == 1
+    # Neither a hair colour nor another attribute of a part looks for that part.
+    card = replace(model.card, on_skin=("smile",))
+    model = Translator(card, model.backend)
+    for on in (("blond",), ("blond", "smile"), ("smile",)):
+        style = model.edited(Edit(on=on, source=()))
+        pasted = paste_all(picture, translate_crops([whole(picture, SIDE)], model, style), detail=0)
+        assert np.abs(pasted.astype(int) - picture)[:, 200].max() > 0
 
 
 def test_only_the_domain_of_drawings_is_drawn(picture: np.ndarray) -> None:
@@ -422,12 +439,31 @@ def test_a_drawing_is_pasted_as_it_is_alone() -> None:
 
     (large, face), (photo, _) = pasted(250, drawing=True), pasted(250, drawing=False)
     assert steepest(large) > 1.3 * steepest(photo)
-    # All of it, enlarged as it is.
+    # All of it, enlarged as it is, and none of the photo's detail however much is asked for.
     size = finer(face.aligned, picture, DRAWN)
     assert np.array_equal(large, paste(picture, size, alone(picture, face), detail=0))
-    # A small face has no lines to speak of.
-    (small, _), (other, _) = pasted(12, drawing=True), pasted(12, drawing=False)
+    assert np.array_equal(large, paste_all(picture, [face], detail=1))
+    # A small face has no lines to speak of, and no more is drawn than it shows.
+    (small, face), (other, _) = pasted(60, drawing=True), pasted(60, drawing=False)
     assert np.abs(small.astype(int) - other).mean() < 1
+    own = alone(picture, face, times=1)
+    assert own.shape == (SIDE, SIDE, 3)
+    assert np.array_equal(small, paste(picture, face.aligned, own, detail=0))
+
+
+def test_a_drawing_is_of_the_photo_and_not_of_the_drawing_beside_it(picture: np.ndarray) -> None:
+    def drawing(x: float, shade: int) -> Restyled:
+        aligned = align(picture, face_at(x, 150, 150).landmarks_52, "celeba", SIDE)
+        result = np.full((SIDE, SIDE, 3), shade, np.uint8)
+        return Restyled(aligned=aligned, result_HWC=result, drawing=True)
+
+    left, white, black = drawing(150, 120), drawing(190, 255), drawing(190, 0)
+    ((aligned, _),) = laid_out(picture, left)[1]
+    within = paste_mask(aligned, picture) == 1
+    beside_white, beside_black = (
+        paste_all(picture, [other, left], tone=1)[within] for other in (white, black)
+    )
+    assert np.array_equal(beside_white, beside_black)
 
 
 class SeeingBackend(FakeBackend):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from facestyle.errors import UsageError
+from facestyle.errors import FacestyleError, UsageError
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,14 +64,21 @@ class TorchBackend:
 
         Raises:
             UsageError: the model has no such role.
+            FacestyleError: the device's memory is too small.
         """
         if role not in self.modules:
             raise UsageError(f"this model has no role '{role}'", f"it has {', '.join(self.roles)}")
-        with torch.inference_mode(), self._autocast(), self._exactly():
-            parts = [
-                self.modules[role](*map(self._tensor, part)).float().cpu().numpy()
-                for part in self._parts(role, arrays)
-            ]
+        try:
+            with torch.inference_mode(), self._autocast(), self._exactly():
+                parts = [
+                    self.modules[role](*map(self._tensor, part)).float().cpu().numpy()
+                    for part in self._parts(role, arrays)
+                ]
+        except torch.OutOfMemoryError:
+            raise FacestyleError(
+                f"out of memory on {self._device}, for {len(arrays[0])} faces at once",
+                "--face 1, 2 and so on, or --device cpu; or let other programs end first",
+            ) from None
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _autocast(self) -> torch.autocast:
@@ -119,13 +126,20 @@ def best_device(asked: str) -> str:
     }
     if asked == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if available[name])
-    kind = asked.split(":")[0]
-    if kind not in available:
-        raise UsageError(f"unknown device '{asked}'", "use auto, cpu, cuda or mps")
+    kind, _, number = asked.partition(":")
+    if kind not in available or (number and not number.isdecimal()):
+        raise UsageError(f"unknown device '{asked}'", "use auto, cpu, cuda, cuda:1 or mps")
     if not available[kind]:
         raise UsageError(
             f"device '{asked}' was asked for and is not available",
             "use --device auto, or run 'facestyle doctor'",
+        )
+    here = torch.cuda.device_count() if kind == "cuda" else 1
+    if number and int(number) >= here:
+        raise UsageError(
+            f"device '{asked}' was asked for, and of {kind} there {'is' if here == 1 else 'are'} "
+            f"{here}, from 0 on",
+            f"use {kind}:0 or another that is here",
         )
     return asked
 

@@ -78,12 +78,13 @@ def info(
 
 def _network_facts(path: Path, domains: tuple[str, ...] | None) -> dict[str, Any]:
     from facestyle.bundle import is_onnx, load_bundle
+    from facestyle.opening import card_of, renamed
 
     if is_onnx(path):
         bundle = load_bundle(path)
+        bundle = bundle.with_card(renamed(bundle.card, domains))
         return {"roles": bundle.roles, "precisions": bundle.precisions, **_said(bundle.card)}
     from facestyle.checkpoint import load_checkpoint
-    from facestyle.opening import card_of
 
     checkpoint = load_checkpoint(path)
     card = card_of(checkpoint, domains)

@@ -180,9 +180,15 @@ def translate(
 
         given = {"on": set_on, "off": set_off, "flip": flip, "source": source}
         edits = {key: _names(texts) for key, texts in given.items() if texts}
-        ways = {"--domain": domain, "--direction": direction, "--set, --unset, --flip": edits}
+        asked = {key: names for key, names in edits.items() if key != "source"}
+        ways = {"--domain": domain, "--direction": direction, "--set, --unset, --flip": asked}
         if len(chosen := [way for way, value in ways.items() if value]) > 1:
             raise UsageError(f"{' and '.join(chosen)} do not go together", "give one of them")
+        if source and not asked:
+            raise UsageError(
+                "--source says what a picture has, and nothing of it is to change",
+                "--set, --unset or --flip beside it",
+            )
         drawn = {"--seed": seed is not None, "--psi": psi is not None, "--count": count > 1}
         if edits and (idle := [option for option, is_given in drawn.items() if is_given]):
             raise UsageError(f"{', '.join(idle)}: no effect on attributes", "leave it out")

@@ -6,6 +6,7 @@ Colour and progress bars appear on a terminal's stderr alone.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -134,7 +135,9 @@ def reporting(
     """
     report = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, debug=debug)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as its own bytes
+        # A path is printed as its own bytes, or where those cannot be, as their numbers.
+        unicode = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
     arrived: list[int] = []
 
     def stop(number: int, frame: Any) -> NoReturn:

@@ -214,7 +214,7 @@ def _done_before(job: Job, wish: Wish, report: Reporter) -> bool:
             f"{job.target} exists and is not a regular file",
             "name another output, or -o - for stdout",
         )
-    if wish.overwrite:
+    if wish.overwrite or (job.cam is not None and not job.cam.exists()):
         return False
     values = {"input": job.source.name, "output": str(job.target), "status": "skipped"}
     report.note(f"{job.target} exists, skipped (--overwrite redoes it)")

@@ -313,6 +313,11 @@ class Session:
 
         wish, picture = self.wish, work.picture
         assert picture is not None, "it has been read"
+        kept = job.target is not None and job.target.exists() and not wish.overwrite
+        if kept and job.cam is not None:  # it is here for its heatmap alone
+            work.report.note(f"{job.target} exists, skipped (--overwrite redoes it)")
+            self.write_attention(work, picture, job.variant, job.cam)
+            return
         pixels_HWC = finished(picture.pixels_HWC, faces, self.finishes[job.variant])
         target = job.target or _binary(sys.stdout, "stdout")
         if job.target is not None and wish.output is not None:
@@ -346,12 +351,15 @@ class Session:
             overlay_HWC = attention_overlay(
                 picture.pixels_HWC, work.aligned, self.translator, self.styles[variant]
             )
-        write_picture(
+        lost = write_picture(
             target,
             picture.with_pixels(overlay_HWC),
             recipe=self.recipe(variant),
             mark=self.wish.mark,
+            keep_metadata=self.wish.keep_metadata,
         )
+        if lost:
+            work.report.note(f"{target}: {lost}")
         work.report.result({"output": str(target), "status": "attention"}, str(target))
 
     def recipe(self, variant: int) -> dict[str, object]:
@@ -401,24 +409,22 @@ def _tell_without_effect(session: Session, alone: bool, report: Reporter | Lines
     """No option is ignored in silence."""
     wish, style = session.wish, session.styles[0]
     drawing = style.domain in session.translator.card.drawings
-    options_of = {
-        "a ready crop (--align none)": {
+    cropped = session.finishes[0].crop_only
+    without = [
+        (session.template == "none", "a ready crop (--align none)", {
             "--face": wish.face != "largest",
             "--detector": wish.detector != "auto",
             "--min-score": wish.min_score is not None,
-        }
-        if session.template == "none"
-        else {},
-        "a crop alone": {
+        }),
+        (cropped, "a crop alone", {
             "--detail": wish.detail is not None,
             "--tone": wish.tone is not None and not drawing,
-        }
-        if session.finishes[0].crop_only
-        else {},
-        "a single picture": {"--workers": wish.workers is not None} if alone else {},
-    }
-    for what, given in options_of.items():
-        if idle := [option for option, is_given in given.items() if is_given]:
+        }),
+        (drawing and not cropped, "a drawing", {"--detail": wish.detail is not None}),
+        (alone, "a single picture", {"--workers": wish.workers is not None}),
+    ]  # fmt: skip
+    for is_so, what, given in without:
+        if idle := [option for option, is_given in given.items() if is_given and is_so]:
             report.note(f"{', '.join(idle)}: no effect on {what}")
 
 

@@ -158,26 +158,29 @@ def drawn(
     photo: AlignedFace,
     drawing_HWC: Pixels,
     *,
+    times: int = DRAWN,
     tone: float = 0.0,
     features: OwnFeatures | None = None,
 ) -> Pixels:
-    """A drawing of a face as a picture of its own: ``DRAWN`` times the side, areas flat, lines
-    firm, and of the photo as much ``tone`` as in ``paste``, but with all the colour of features.
-    Where skin alone goes back, all else is the photo, flat and with firm lines as well.
+    """A drawing of a face as a picture of its own: ``times`` the side, areas flat, lines firm, and
+    of the photo as much ``tone`` as in ``paste``, but with all the colour of features. Where skin
+    alone goes back, all else is the photo, flat and with firm lines as well.
 
     Args:
-        photo: the face cut at ``DRAWN_FINE`` times the drawing's side, see ``align.finer``: there
-            both are put together, for a mouth of the drawing's few pixels has no teeth.
+        photo: the face cut at ``DRAWN_FINE`` times the drawing's side, or at ``times`` if that is
+            less, see ``align.finer``: there both are put together, for a mouth of the drawing's few
+            pixels has no teeth.
         drawing_HWC: (side, side, 3), what became of the face.
     """
     own, small = (x.astype(np.float32) / 255 for x in (photo.crop_HWC, drawing_HWC))
-    drawing = firm_lines(small, DRAWN_FINE)
+    fine = len(own) // len(small)
+    drawing = firm_lines(small, fine)
     if features is not None:
         drawing = with_own_features(drawing, own, features)
     drawing = _in_tone(drawing, own, tone, DRAWING_SIGMA)
     if photo.pasted == ("skin",):
         drawing = np.asarray(own + in_crop(photo)[..., None] * (drawing - own), np.float32)
-    lines = firm_lines(_flat(drawing, DRAWN_FINE), DRAWN // DRAWN_FINE)
+    lines = firm_lines(_flat(drawing, fine), times // fine)
     return np.rint(255 * np.clip(lines, 0, 1)).astype(np.uint8)
 
 

@@ -61,13 +61,17 @@ class YuNetDetector:
             f"FaceDetectorYN {cv2.__version__} can run",
             "fetch it again, or choose another detector",
         )
-        if not Path(path).is_file():
-            raise refusal
+        try:
+            # As bytes, for on Windows OpenCV opens no path beyond ASCII.
+            content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        except OSError as error:
+            raise refusal from error
         try:
             with _quiet_opencv():
                 self._network = cv2.FaceDetectorYN.create(
-                    str(path), "", (320, 320), LOWEST_SCORE, OVERLAP, MOST_CANDIDATES
-                )
+                    "onnx", content, np.empty(0, np.uint8), (320, 320),
+                    LOWEST_SCORE, OVERLAP, MOST_CANDIDATES,
+                )  # fmt: skip
                 self._network.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
             raise refusal from error
