@@ -268,13 +268,14 @@ def networks(
     coloured = edit.among(card.on_hair)
     others = set(card.domains).difference(card.on_hair, card.on_skin, card.as_shade)
     kinds: list[tuple[Collection[str], Correction | None]] = [
-        (card.on_skin, in_own_colour), (card.as_shade, as_shade), (others, None),
+        (card.on_skin, in_own_colour), (others, None), (card.as_shade, as_shade),
     ]  # fmt: skip
     rest = [(part, correct) for names, correct in kinds if (part := edit.among(names)).names]
     if not rest:
         made = _changed(crops_NCHW, model, coloured, None, template_52)
         return replace(made, colours_NHW=model.hair_colours(crops_NCHW))
-    made = _together(crops_NCHW, [_changed(crops_NCHW, model, *one, template_52) for one in rest])
+    each = [_changed(crops_NCHW, model, *one, template_52) for one in rest]
+    made = _together(crops_NCHW, each, shaded=rest[-1][1] is as_shade)
     if not coloured.names:
         return made
     colours_NHW = model.hair_colours(crops_NCHW)
@@ -308,14 +309,22 @@ def _changed(
     return Made(images_NCHW=images_NCHW, flow_NHW2=flow_NHW2)
 
 
-def _together(crops_NCHW: np.ndarray, made: Sequence[Made]) -> Made:
-    """Several changes of the same crops, added."""
+def _together(crops_NCHW: np.ndarray, made: Sequence[Made], *, shaded: bool) -> Made:
+    """Several changes of the same crops, added, and all of that behind the last one where it is
+    ``shaded``, for what becomes lighter does not shine through glass."""
     if len(made) == 1:
         return made[0]
-    change_NCHW = np.sum([one.images_NCHW - crops_NCHW for one in made], axis=0)
+    added = made[:-1] if shaded else made
+    images_NCHW = crops_NCHW + np.sum([one.images_NCHW - crops_NCHW for one in added], axis=0)
+    if shaded:
+        before_NCHW, behind_NCHW = crops_NCHW + 1, made[-1].images_NCHW + 1
+        light_NCHW = np.divide(
+            behind_NCHW, before_NCHW, out=np.ones_like(before_NCHW), where=before_NCHW > 0
+        )
+        images_NCHW = (images_NCHW + 1) * light_NCHW - 1
     flows = [one.flow_NHW2 for one in made if one.flow_NHW2 is not None]
     return Made(
-        images_NCHW=np.clip(crops_NCHW + change_NCHW, -1, 1),
+        images_NCHW=np.clip(images_NCHW, -1, 1),
         flow_NHW2=np.sum(flows, axis=0) if flows else None,
     )
 
