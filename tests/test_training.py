@@ -501,6 +501,11 @@ def test_settings_go_preset_then_toml(tmp_path: Path) -> None:
         ("paper", {"stargan-v2": {"warp_steps": 9}}, "warp_steps is 9, and this .* moves nothing"),
         ("paper", {"stargan-v2": {"r1_every": 0}}, "r1_every is 0, expected 1 or more"),
         ("paper", {"stargan-v2": {"latent_dim": 0}}, "latent_dim is 0, expected 1 or more"),
+        (
+            "paper",
+            {"stargan-v2": {"first_width": 600}},
+            "first_width is 600, expected max_width, 512",
+        ),
         ("paper", {"stargan-v2": {"lr": -1.0}}, "lr is -1.0, expected 0 or more"),
         ("paper", {"stargan-v2": {"lr": float("nan")}}, "lr is nan, expected 0 or more"),
         ("paper", {"stargan-v2": {"ema": 7.0}}, "ema is 7.0, expected 0 to below 1"),

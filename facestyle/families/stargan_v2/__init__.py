@@ -190,6 +190,12 @@ class StarGANv2:
             decays=("beta2", "ema"),
             shares=("other_domain", "tone"),
         )  # fmt: skip
+        if config.first_width > config.max_width:
+            raise UsageError(
+                f"first_width is {config.first_width}, expected max_width, {config.max_width}, "
+                "at most",
+                f"max_width = {config.first_width}, or a smaller first_width",
+            )
         if config.roughness and config.w_hpf:
             raise UsageError(
                 "roughness and w_hpf are both set: a painter keeps the photo's edges anyway",
