@@ -169,6 +169,27 @@ def test_attributes_follow_their_pictures(attributed: Path) -> None:
     }  # fmt: skip
 
 
+def test_one_label_for_two_pictures_of_one_name_is_refused(attributed: Path) -> None:
+    """One of them would get the other's label; by their paths, or beside a picture that the list
+    names by its own, nothing is in doubt."""
+    paint(attributed / "p" / "7.png", RED)
+    paint(attributed / "q" / "7.png", BLUE)
+    paint(attributed / "q" / "0.png", BLUE)
+    paint(attributed / "q" / "1.png", BLUE)
+    listed = attributed / "attributes.csv"
+    before = listed.read_text()
+    listed.write_text(before + "p/7.png,1,0\nq/7.png,0,0\nq/0.png,0,1\n")
+    pictures = attribute_pictures(attributed, ("Smiling",))
+    assert isinstance(pictures, AttributePictures)
+    named = {path.relative_to(attributed).as_posix(): path for path in pictures.files}
+    found = dict(zip(named, pictures.labels_NA[:, 0], strict=True))
+    assert [found[name] for name in ("0.png", "p/7.png", "q/7.png", "q/0.png")] == [1, 1, 0, 0]
+    assert "q/1.png" not in found
+    listed.write_text(before + "7.png,1,0\n")
+    with pytest.raises(InputError, match=r"several pictures are called 7\.png.*by its path"):
+        attribute_pictures(attributed)
+
+
 def test_what_is_rare_is_drawn_more_often_where_that_is_asked_for(tmp_path: Path) -> None:
     for number in range(20):
         paint(tmp_path / f"{number:02}.png", RED, (8, 8))

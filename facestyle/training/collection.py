@@ -142,18 +142,19 @@ def domains_by_folder(names: Sequence[str]) -> dict[str, str]:
 
 
 def rows_by_picture(names: Sequence[str], rows: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of each picture that a list knows, by its path or by its file name alone.
+    """The row of each picture that a list knows, by its path or by its file name alone, which is
+    not another picture's path.
 
     Raises:
         InputError: two pictures have a file name that the list knows once, or none is known.
     """
-    found = {}
+    found, paths = {}, set(names)
     by_name: Counter[str] = Counter()
     for name in names:
         file = name.rpartition("/")[2]
         if name in rows:
             found[name] = rows[name]
-        elif file in rows:
+        elif file in rows and file not in paths:
             found[name] = rows[file]
             by_name[file] += 1
             if by_name[file] > 1:

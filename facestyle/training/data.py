@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from facestyle.errors import FacestyleError, InputError, UsageError
 from facestyle.images import is_picture, read_picture
 from facestyle.training.attributes import read_attributes
+from facestyle.training.collection import rows_by_picture
 
 # RandomResizedCrop of StarGAN v2's program: half of the pictures lose up to 20 % of their area.
 CROP_PROBABILITY = 0.5
@@ -310,7 +311,8 @@ def attribute_pictures(
     folders, one a label, where there is no list.
 
     Raises:
-        InputError: no such folder, no pictures, or a broken list.
+        InputError: no such folder, no pictures, a broken list, or one that names several pictures
+            at once.
         UsageError: an attribute that the list does not have.
     """
     _check_folder(root, f"expected pictures and {ATTRIBUTE_FILES[0]}")
@@ -325,14 +327,11 @@ def attribute_pictures(
         )
     # The list may speak of more pictures than are here, and name them with or without a folder.
     here = {path.relative_to(root).as_posix(): path for path in _files(root)}
-    here |= {path.name: path for path in here.values()}
-    kept = sorted((here[name], name) for name in rows if name in here)
-    if not kept:
-        raise InputError(f"none of the {len(rows)} pictures of {lists[0]} is in {root}")
+    kept = rows_by_picture(list(here), rows)
     columns = [known.index(name) for name in domains]
-    labels_NA = np.stack([rows[name] for _, name in kept]).astype(np.float32)[:, columns]
+    labels_NA = np.stack(list(kept.values())).astype(np.float32)[:, columns]
     return AttributePictures(
-        domains=domains, files=tuple(path for path, _ in kept), labels_NA=labels_NA
+        domains=domains, files=tuple(here[name] for name in kept), labels_NA=labels_NA
     )
 
 
