@@ -49,6 +49,15 @@ def test_the_published_folders_trainA_and_trainB_are_domains_a_and_b(tmp_path: P
     assert mean_colour(pictures.jittered(1, rng, 8, 10)) == [0, 0, 200]
 
 
+@pytest.mark.parametrize("names", [("x",), ("x", "y", "z")])
+def test_trainA_and_trainB_have_two_names_or_none(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for folder in ("trainA", "trainB"):
+        paint(tmp_path / folder / "1.png", RED)
+    with pytest.raises(UsageError, match=rf"{len(names)} names \({', '.join(names)}\), expected 2"):
+        unpaired_folders(tmp_path, names)
+    assert unpaired_folders(tmp_path, ("x", "y")).domains == ("x", "y")
+
+
 def test_two_named_folders_are_two_domains_and_their_order_can_be_chosen(tmp_path: Path) -> None:
     for name in ("anime", "portrait", "other"):
         paint(tmp_path / name / "1.png", RED)
@@ -138,6 +147,32 @@ def test_pairs_in_two_folders_meet_by_name(tmp_path: Path) -> None:
     (tmp_path / "faces" / "2.png").unlink()
     with pytest.raises(InputError, match="2 is in only one of edges and faces"):
         paired_pictures(tmp_path)
+
+
+def test_of_pairs_in_two_folders_the_one_that_is_named_alone_is_the_target(tmp_path: Path) -> None:
+    for name, colour in (("A", RED), ("B", BLUE)):
+        paint(tmp_path / name / "1.png", colour)
+    for names, target, source in (((), "B", RED), (("B",), "B", RED), (("A",), "A", BLUE)):
+        pictures = paired_pictures(tmp_path, names)
+        assert pictures.domains == (target,)
+        assert mean_colour(pictures.sources(1, 8)[0]) == list(source)
+
+
+def test_folders_of_pairs_that_are_in_doubt_are_refused(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        paint(tmp_path / name / "1.png", RED)
+    for names, found, remedy in (
+        (("x",), "has no folder x", "there are A, B"),
+        (("A", "x"), "has no folder x", "there are A, B"),
+        (("A", "B", "x"), r"3 names \(A, B, x\), expected 1 or 2", "the target alone"),
+    ):
+        with pytest.raises(UsageError, match=f"{found}.*{remedy}"):
+            paired_pictures(tmp_path, names)
+    paint(tmp_path / "C" / "1.png", RED)
+    for names in ((), ("B",)):
+        with pytest.raises(UsageError, match=r"holds 3 folders \(A, B, C\), expected 2.*name two"):
+            paired_pictures(tmp_path, names)
+    assert paired_pictures(tmp_path, ("C", "A")).domains == ("A",)
 
 
 # --- attributes ---------------------------------------------------------------------------------
@@ -264,3 +299,8 @@ def test_domains_can_be_chosen_and_ordered(tmp_path: Path) -> None:
     assert labelled_folders(tmp_path, ("c", "a")).domains == ("c", "a")
     with pytest.raises(InputError, match="no folder"):
         labelled_folders(tmp_path, ("c", "x"))
+    with pytest.raises(UsageError, match=r"domains names a alone.*there are a, b, c"):
+        labelled_folders(tmp_path, ("a",))
+    for names in (("a", ""), ("a", "b", "a")):  # "" would be all of the folder
+        with pytest.raises(UsageError, match=f"domains is '{','.join(names)}', expected names"):
+            read_layout("labelled", tmp_path, names)

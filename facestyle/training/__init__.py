@@ -321,7 +321,7 @@ def _previewer(
     else:
         try:
             pictures = LAYOUTS[family.layout](held_out, _names(run.domains) or pictures.domains)
-        except InputError as error:
+        except (InputError, UsageError) as error:
             watcher.announce(f"{error.message}: sheets and scores are of training pictures")
     return Previewer(family, task, card, pictures, folder / "samples", settings["device"])
 

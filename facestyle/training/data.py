@@ -245,6 +245,11 @@ def labelled_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:
     _check_folder(root, "expected DIR/<domain>/<pictures>")
     found = sorted(p.name for p in root.iterdir() if _is_domain(p))
     domains = tuple(names or found)
+    if len(names) == 1:
+        raise UsageError(
+            f"[run] domains names {names[0]} alone, at least 2 are needed",
+            f"there are {', '.join(found)}",
+        )
     if len(domains) < 2:
         raise UsageError(
             f"{root} holds {len(domains)} domain folder(s), at least 2 are needed",
@@ -263,6 +268,11 @@ def unpaired_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:
     """
     _check_folder(root, "expected DIR/trainA and DIR/trainB, or DIR/<domain>/<pictures> twice")
     if all((root / folder).is_dir() for folder in ("trainA", "trainB")):
+        if len(names) not in (0, 2):
+            raise UsageError(
+                f"[run] domains has {len(names)} names ({', '.join(names)}), expected 2",
+                f"name what {root / 'trainA'} shows and what trainB does, or neither",
+            )
         files = (_files(root / "trainA"), _files(root / "trainB"))
         return LabelledPictures(domains=tuple(names or ("A", "B")), files=files)
     pictures = labelled_folders(root, names)
@@ -277,16 +287,22 @@ def unpaired_folders(root: Path, names: Sequence[str] = ()) -> LabelledPictures:
 
 def paired_pictures(root: Path, names: Sequence[str] = ()) -> PairedPictures:
     """List aligned pairs: pictures with input and target side by side (in ``root/train`` or
-    ``root``), or two folders with equal file names, the input's first in the alphabet.
+    ``root``), or two folders with equal file names, the input's first in the alphabet. Two names
+    are input and target, one is the target.
 
     Raises:
         InputError: no such folder, no pair, or a picture without its partner.
-        UsageError: the names given are no target, or no two folders.
+        UsageError: the names given are no folders, or more than two, or name none of several.
     """
     _check_folder(root, "expected DIR/train/<A and B side by side>, or DIR/<A>/* and DIR/<B>/*")
-    folders = sorted(path.name for path in root.iterdir() if _is_domain(path))
-    halves = tuple(names) if len(names) == 2 else tuple(f for f in folders if f != "train")[:2]
-    if len(halves) == 2 and all((root / half).is_dir() for half in halves):
+    folders = sorted(p.name for p in root.iterdir() if _is_domain(p) and p.name != "train")
+    if len(names) > 2:
+        raise UsageError(
+            f"[run] domains has {len(names)} names ({', '.join(names)}), expected 1 or 2",
+            "name the input's folder and the target's, or the target alone",
+        )
+    if len(names) == 2 or len(folders) >= 2:
+        halves = _halves(root, folders, names)
         a, b = ({p.stem: p for p in _files(root / half)} for half in halves)
         if lonely := sorted(a.keys() ^ b.keys()):
             raise InputError(
@@ -295,13 +311,32 @@ def paired_pictures(root: Path, names: Sequence[str] = ()) -> PairedPictures:
             )
         files = tuple((a[stem], b[stem]) for stem in sorted(a))
         return PairedPictures(domains=halves[1:], files=files)
-    if len(names) > 1:
-        raise UsageError(f"{root} has no folders {' and '.join(names)}", "name the target alone")
     both = _files(root / "train" if (root / "train").is_dir() else root)
     # The published programs call the left half A and the right one B.
     domains = tuple(names or ("B",))
     files = tuple((path, path) for path in both)
     return PairedPictures(domains=domains, files=files, flipped=domains == ("A",))
+
+
+def _halves(root: Path, folders: Sequence[str], names: Sequence[str]) -> tuple[str, str]:
+    """The folders of the inputs and of the targets; raises UsageError where that is in doubt."""
+    there = ", ".join(folders)
+    if lacking := [name for name in names if not (root / name).is_dir()]:
+        raise UsageError(
+            f"{root} has no folder {lacking[0]}",
+            f"[run] domains names the input's and the target's, there are {there}"
+            if folders
+            else "of pictures that hold input and target, name the target alone",
+        )
+    if len(names) == 2:
+        return names[0], names[1]
+    if len(folders) > 2:
+        raise UsageError(
+            f"{root} holds {len(folders)} folders ({there}), expected 2 of pairs",
+            "name two in [run] domains, the input's first",
+        )
+    first, second = folders
+    return (second, first) if tuple(names) == (first,) else (first, second)
 
 
 def attribute_pictures(
@@ -344,7 +379,16 @@ LAYOUTS: dict[str, Callable[[Path, Sequence[str]], Pictures]] = {
 
 
 def read_layout(layout: str, root: Path, names: Sequence[str] = ()) -> Pictures:
-    """The pictures of a data folder; of one that ``prepare`` made, its ``train`` half."""
+    """The pictures of a data folder; of one that ``prepare`` made, its ``train`` half.
+
+    Raises:
+        UsageError: a name is empty or there twice; see the layouts for more.
+    """
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(
+            f"[run] domains is '{','.join(names)}', expected names, each once",
+            "commas stand between them alone",
+        )
     return LAYOUTS[layout](half_of(root, "train") or root, names)
 
 
