@@ -814,6 +814,21 @@ def test_augmented_it_is_another_run_that_resumes_as_exactly(data: Path, tmp_pat
     assert any(not torch.equal(expected[name], plain[name]) for name in expected)
 
 
+def test_what_a_killed_process_half_wrote_is_gone_when_its_run_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = start(data, tmp_path / "runs", steps=3).folder
+    half = [
+        folder / f".model.safetensors.{'0' * 16}.tmp",
+        folder / "checkpoints" / ".0000004.pt.0123456789abcdef.tmp",
+    ]
+    others = [folder / ".mine.tmp", folder / "checkpoints" / "0000003.pt.0123456789abcdef.tmp"]
+    for path in (*half, *others):
+        path.write_bytes(b"half")
+    training.proceed(folder, steps=4, watcher=Quiet())
+    assert [path.exists() for path in (*half, *others)] == [False, False, True, True]
+
+
 def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:
     one = tensors(start(data, tmp_path / "runs", steps=1).folder)
     six = tensors(start(data, tmp_path / "runs", steps=6).folder)

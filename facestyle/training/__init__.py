@@ -238,6 +238,7 @@ def _run(
     card = replace(card, name=folder.name)
     preview: Preview = _no_preview
     if processes.writes:
+        loop.sweep(folder)
         loop.forget_after(folder, task.step_index)
         counts = ", ".join(f"{name} {number}" for name, number in pictures.counts().items())
         watcher.announce(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +32,7 @@ BAD_LIMIT = 10  # iterations in a row without a finite step, after which a run i
 WARM_UP = 500  # iterations in which nothing that looks wrong means anything
 METRICS_FILE = "metrics.jsonl"
 BEST_FILE = "best.safetensors"
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # as ``write_atomically`` names its files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +337,15 @@ def _unusable(path: Path, error: Exception) -> CheckpointError:
         f"{path} is damaged or does not fit this run ({type(error).__name__})",
         f"delete it to go on from the one before: {len(list(path.parent.glob('*.pt'))) - 1} left",
     )
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed process had half written of a run's files: nobody else would."""
+    for place in (folder, folder / "checkpoints"):
+        for path in place.glob(".*.tmp"):
+            if UNFINISHED.fullmatch(path.name) and path.is_file():
+                with suppress(OSError):  # it takes room and does no other harm
+                    path.unlink()
 
 
 def forget_after(folder: Path, step: int) -> None:
