@@ -217,6 +217,9 @@ def test_when_one_process_dies_torchrun_goes_on_with_the_run(data: Path, tmp_pat
     whole = [*torchrun, *run_options(data, tmp_path, "whole", steps=40)]
     done = subprocess.run(whole, capture_output=True, text=True, env=environment(), timeout=400)
     assert done.returncode == 0, done.stderr
+    # One process says how it went, and not each of them.
+    assert done.stdout.splitlines() == [str(tmp_path / "runs" / "whole-1" / "model.safetensors")]
+    assert done.stderr.count("from iteration 0 to 40") == 1
     broken = [*torchrun, *run_options(data, tmp_path, "broken", steps=40)]
     parent = subprocess.Popen(broken, stderr=subprocess.PIPE, text=True, env=environment())
     folder = tmp_path / "runs" / "broken-1"

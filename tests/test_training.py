@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import facestyle
 from facestyle import training
 from facestyle.backends import on_torch
 from facestyle.card import ModelCard
 from facestyle.checkpoint import load_checkpoint, save_model
+from facestyle.cli import app
 from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
 from facestyle.faces.align import whole
 from facestyle.faces.paste import paste
@@ -48,6 +51,7 @@ from facestyle.training.average import Averaged
 from facestyle.training.config import RunConfig, merged, read_toml, resolve
 from facestyle.training.data import batches, labelled_folders
 from facestyle.training.loop import Progress, Sheet, fit, read_metrics
+from facestyle.training.parallel import Processes, joined
 from facestyle.training.report import run_report
 from facestyle.training.score import sliced_wasserstein
 
@@ -812,6 +816,35 @@ def test_augmented_it_is_another_run_that_resumes_as_exactly(data: Path, tmp_pat
     expected, found = tensors(whole), tensors(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert any(not torch.equal(expected[name], plain[name]) for name in expected)
+
+
+def test_of_several_processes_the_one_that_writes_says_how_it_goes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = start(data, tmp_path / "runs", steps=3).folder
+    second = Processes(rank=1, device="cpu")
+    monkeypatch.setattr("facestyle.training.parallel.joined", lambda device: nullcontext(second))
+    watcher = Quiet()
+    outcome = training.proceed(folder, steps=4, watcher=watcher)
+    assert (outcome.finished, outcome.writes) == (True, False)
+    assert watcher.said + watcher.reports == []
+    for stop in (True, False):
+        monkeypatch.setattr(
+            training, "proceed", lambda *_, stop=stop, **__: replace(outcome, finished=not stop)
+        )
+        result = CliRunner().invoke(app, ["train", "--resume", str(folder)])
+        assert (result.output, result.exit_code) == ("", 130 if stop else 0)
+
+
+def test_torchrun_does_not_put_all_processes_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    one = r"cuda:0 is one GPU, and torchrun started 2 .*each its own"
+    with pytest.raises(UsageError, match=one), joined("cuda:0"):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with joined("cuda:0") as processes:
+        assert processes.device == "cuda:0"
 
 
 def test_what_a_killed_process_half_wrote_is_gone_when_its_run_goes_on(

@@ -118,9 +118,12 @@ def train(
                 )
         model = outcome.folder / MODEL_FILE
         if not outcome.finished:
-            report.note(f"stopped and saved; go on with: facestyle train --resume {outcome.folder}")
+            if outcome.writes:
+                again = f"facestyle train --resume {outcome.folder}"
+                report.note(f"stopped and saved; go on with: {again}")
             raise typer.Exit(INTERRUPTED)
-        report.result({"run": str(outcome.folder), "model": str(model)}, str(model))
+        if outcome.writes:
+            report.result({"run": str(outcome.folder), "model": str(model)}, str(model))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -47,6 +47,8 @@ class Outcome:
     """The run folder."""
     finished: bool
     """False when it was interrupted; resume it with --resume folder."""
+    writes: bool = True
+    """Whether this process, of all that torchrun started, is the one that says something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +143,10 @@ def proceed(
             f"{folder} has done {done} iterations, asked for were {steps}",
             "a new end lies beyond what is done",
         )
-    if not saved:
-        # Killed before its first checkpoint: nothing is lost by beginning again.
-        watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
     with parallel.joined(settings["device"]) as processes:
+        if not saved and processes.writes:
+            # Killed before its first checkpoint: nothing is lost by beginning again.
+            watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
         if processes.writes and settings != before:
             write_settings(folder, settings)
         return _run(folder, settings, watcher, processes)
@@ -209,6 +211,7 @@ def _run(
     from facestyle.training import loop
     from facestyle.training.data import digest
 
+    watcher = watcher if processes.writes else loop.Silent()
     family = family_named(settings["family"])
     tables = {name: settings[name] for name in ("run", family.name)}
     run, config = resolve(family, "paper", tables)
@@ -254,7 +257,7 @@ def _run(
             task, data, run, folder, card,
             watcher=watcher, preview=preview, stopping=stopping, processes=processes,
         )  # fmt: skip
-    return Outcome(folder=folder, finished=finished)
+    return Outcome(folder=folder, finished=finished, writes=processes.writes)
 
 
 def _card(

@@ -91,6 +91,22 @@ class Watcher(Protocol):
         ...
 
 
+class Silent:
+    """The watcher of all processes of a run but the one that writes."""
+
+    def announce(self, text: str) -> None:
+        """Nothing."""
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def sheet(self, sheet: Sheet) -> None:
+        """Nothing."""
+
+
 Preview = Callable[[int], "Sheet | None"]
 
 

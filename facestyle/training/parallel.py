@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from facestyle.errors import UsageError
+
 T = TypeVar("T")
 
 
@@ -60,11 +62,20 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Join the other processes of torchrun, if this one was started by it."""
+    """Join the other processes of torchrun, if this one was started by it.
+
+    Raises:
+        UsageError: several processes are to share the one GPU that ``device`` names.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
         yield Processes(device=device)
         return
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"device {device} is one GPU, and torchrun started {world} processes",
+            "--device cuda gives each its own",
+        )
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
