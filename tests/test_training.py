@@ -818,6 +818,50 @@ def test_augmented_it_is_another_run_that_resumes_as_exactly(data: Path, tmp_pat
     assert any(not torch.equal(expected[name], plain[name]) for name in expected)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=["GPU", "CPU", "Python"],
+)
+def test_where_memory_ends_a_run_says_what_takes_less_and_what_is_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    step, ends = Task.step, [4]
+
+    def limited(self: Task, batch: Any) -> dict[str, float]:
+        if self.step_index >= ends[0]:
+            raise error
+        return step(self, batch)
+
+    monkeypatch.setattr(Task, "step", limited)
+    less = "out of memory on cpu with batch_size 2; a smaller batch_size .*image_size in "
+    with pytest.raises(FacestyleError, match=rf"{less}.*0000003\.pt is whole: --resume") as caught:
+        start(data, tmp_path / "runs")
+    assert caught.value.exit_code == 1
+    ends[0] = 0
+    with pytest.raises(FacestyleError, match=rf"{less}\[stargan-v2\] takes less$"):
+        start(data, tmp_path / "runs")
+    with pytest.raises(FacestyleError, match=less):
+        training.estimate(
+            data, family="stargan-v2", preset="paper", tables={"run": RUN, "stargan-v2": TINY}
+        )
+
+
+def test_a_bug_in_training_keeps_its_traceback(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Task, batch: Any) -> dict[str, float]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Task, "step", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        start(data, tmp_path / "runs")
+
+
 def test_of_several_processes_the_one_that_writes_says_how_it_goes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ signals, joins other processes, draws previews. The loop itself (``loop``) knows
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facestyle.card import MOST_EYES
-from facestyle.errors import CheckpointError, InputError, UsageError
+from facestyle.errors import CheckpointError, FacestyleError, InputError, UsageError
 from facestyle.families import ModelFamily, Task, family_named
 from facestyle.training.config import RunConfig, resolve
 from facestyle.training.origin import adopt
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from facestyle.training.parallel import Processes
 
 MEASURED_STEPS = 3  # of a dry run, at least
+NO_MEMORY = re.compile(  # in an error of torch that has no class of its own
+    r"DefaultCPUAllocator: can't allocate|CUDA error: out of memory|ALLOC_FAILED"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,21 +179,22 @@ def estimate(
     pictures = _pictures(chosen, run, data)
     settings = new_settings(data, chosen, run, config, pictures, device, command="")
     card = _card(chosen, config, run, pictures, settings)
-    task = _new_task(chosen, config, run, pictures, device)
-    if origin is not None:
-        adopt(task, chosen, card, origin)
-    turn = chosen.turn(config)
-    turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
-    # As if all before had been done: a judge that learns alone takes a part of the time.
-    task.load_state_dict({**task.state_dict(), "step": turn.start})
-    stop = turn.start + 1 + turns * len(turn)
-    seconds = []
-    for batch in _batches(chosen, config, run, pictures, turn.start, stop, device):
-        began = time.perf_counter()
-        task.step(batch)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+    with _memory_told(settings, device):
+        task = _new_task(chosen, config, run, pictures, device)
+        if origin is not None:
+            adopt(task, chosen, card, origin)
+        turn = chosen.turn(config)
+        turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
+        # As if all before had been done: a judge that learns alone takes a part of the time.
+        task.load_state_dict({**task.state_dict(), "step": turn.start})
+        stop = turn.start + 1 + turns * len(turn)
+        seconds = []
+        for batch in _batches(chosen, config, run, pictures, turn.start, stop, device):
+            began = time.perf_counter()
+            task.step(batch)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
     # The first is left out, and of equal iterations the fastest counts.
     alike = [min(seconds[1 + place :: len(turn)]) for place in range(len(turn))]
     return Estimate(
@@ -208,6 +213,38 @@ def _run(
     folder: Path, settings: Mapping[str, Any], watcher: Watcher, processes: Processes
 ) -> Outcome:
     """What a new run and a resumed one share: from settings to the end of the loop."""
+    with _memory_told(settings, processes.device, folder):
+        return _trained(folder, settings, watcher, processes)
+
+
+@contextmanager
+def _memory_told(
+    settings: Mapping[str, Any], device: str, folder: Path | None = None
+) -> Iterator[None]:
+    """Raises FacestyleError where memory ends: what takes less, and what of a run is saved."""
+    import torch
+
+    from facestyle.training.loop import saved_checkpoints
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not told and not NO_MEMORY.search(str(error)):
+            raise
+        saved = saved_checkpoints(folder) if folder else []
+        where = f"; {saved[-1]} is whole: --resume goes on where there is more" if saved else ""
+        raise FacestyleError(
+            f"out of memory on {device} with batch_size {settings['run']['batch_size']}",
+            f"a smaller batch_size in [run] or image_size in [{settings['family']}] takes less"
+            + where,
+        ) from None
+
+
+def _trained(
+    folder: Path, settings: Mapping[str, Any], watcher: Watcher, processes: Processes
+) -> Outcome:
+    """``_run``, while there is memory."""
     from facestyle.training import loop
     from facestyle.training.data import digest
 
