@@ -24,7 +24,7 @@ from facestyle.edits import Edit
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect, families
 from facestyle.pipeline import restyle
-from facestyle.training.loop import Progress, Sheet
+from facestyle.training.loop import Progress, Sheet, read_metrics
 from facestyle.translator import Style, Translator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,9 +69,13 @@ def _all_families(recolour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Quiet:
-    """A watcher that says nothing."""
+    """A watcher that remembers what is announced."""
 
-    def announce(self, text: str) -> None: ...
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def announce(self, text: str) -> None:
+        self.said.append(text)
 
     def tick(self, step: int, steps: int) -> None: ...
 
@@ -223,6 +227,38 @@ def test_a_run_that_was_resumed_equals_one_that_was_not(
     for part, state in one.items():
         for key, tensor in state.items():
             assert torch.equal(tensor, two[part][key]), f"{part}.{key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_beyond_the_fall_of_its_learning_rate_says_so(name: str, tmp_path: Path) -> None:
+    """When it begins, when it is given a new end, and before it is begun."""
+    family, watcher = families()[name], Quiet()
+    data = data_for(family.layout, tmp_path / "data")
+    fall = {"lr_fall_from": 2, "lr_fall_to": 4} if name == "ugatit" else {
+        "constant_steps": 2, "decay_steps": 2
+    }  # fmt: skip
+    falls = name not in ("stargan-v2", "recolour")
+    tables: dict[str, Any] = {
+        "run": {**RUN, "steps": 6}, name: {**TINY.get(name, {}), **(fall if falls else {})},
+    }  # fmt: skip
+    if name == "stargan":
+        tables["run"]["domains"], tables[name]["n_critic"] = "Red,Odd", 1
+    told = "learning rate is 0 from iteration 4 on, so up to"
+    common = {"family": name, "tables": tables}
+    folder = training.start(data, **common, runs=tmp_path / "runs", watcher=watcher).folder  # type: ignore[arg-type]
+    assert [told in text for text in watcher.said].count(True) == int(falls)
+    found = training.estimate(data, preset="paper", **common)  # type: ignore[arg-type]
+    assert [told in note for note in found.notes] == [True] * falls
+    again = Quiet()
+    training.proceed(folder, steps=7, watcher=again)
+    assert [f"{told} 7" in t and f"--from {folder}" in t for t in again.said].count(True) == falls
+    tables["run"]["steps"] = 4
+    assert training.estimate(data, preset="paper", **common).notes == ()  # type: ignore[arg-type]
+    # It is as told.
+    lines = [line for line in read_metrics(folder) if "swd" not in line]
+    rates = [[v for n, v in line.items() if n.startswith("lr/")] for line in lines]
+    assert all(rate > 0 for rate in rates[2])
+    assert all((rate == 0) is falls for rate in (*rates[4], *rates[6]))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "stargan-v2"])

@@ -161,6 +161,8 @@ class _Told:
 
 def _tell_estimate(found: Any, report: Reporter) -> None:
     hours = found.seconds * found.steps / 3600
+    for note in found.notes:
+        report.note(note)
     report.result(
         {
             "counts": dict(found.counts),
@@ -169,6 +171,7 @@ def _tell_estimate(found: Any, report: Reporter) -> None:
             "memory_mb": found.memory,
             "steps": found.steps,
             "hours": hours,
+            "notes": list(found.notes),
         },
         "\n".join(
             [

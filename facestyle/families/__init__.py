@@ -80,6 +80,10 @@ class ModelFamily(Protocol):
         what is not done in each has been done as often as in the mean of a run."""
         ...
 
+    def learns_until(self, config: Any) -> int | None:
+        """The iteration from which on the learning rate is 0; None where it never is."""
+        ...
+
     def new_card(self, config: Any, domains: Sequence[str]) -> ModelCard:
         """The card of a model to be trained."""
         ...

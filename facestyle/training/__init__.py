@@ -69,6 +69,8 @@ class Estimate:
     """Peak, MB: the GPU's, or the whole process's on a CPU."""
     steps: int
     """Iterations of the whole run."""
+    notes: tuple[str, ...] = ()
+    """What the run would say at its start, where something is worth knowing."""
 
 
 def start(
@@ -206,6 +208,7 @@ def estimate(
         seconds=sum(alike) / len(alike),
         memory=peak_memory(device),
         steps=run.steps,
+        notes=_lull(chosen, config, run),
     )
 
 
@@ -281,6 +284,8 @@ def _trained(
         loop.sweep(folder)
         loop.forget_after(folder, task.step_index)
         counts = ", ".join(f"{name} {number}" for name, number in pictures.counts().items())
+        for note in _lull(family, config, run, folder if loop.saved_checkpoints(folder) else None):
+            watcher.announce(note)
         watcher.announce(
             f"{counts}; from iteration {task.step_index} to {run.steps} in {folder}{begins}"
         )
@@ -295,6 +300,22 @@ def _trained(
             watcher=watcher, preview=preview, stopping=stopping, processes=processes,
         )  # fmt: skip
     return Outcome(folder=folder, finished=finished, writes=processes.writes)
+
+
+def _lull(
+    family: ModelFamily, config: Any, run: RunConfig, resumed: Path | None = None
+) -> tuple[str, ...]:
+    """One line where the learning rate is 0 before the run ends, else none."""
+    end = family.learns_until(config)
+    if end is None or end >= run.steps:
+        return ()
+    remedy = f"fewer steps, or a later fall in [{family.name}]"
+    if resumed is not None:
+        remedy = f"to learn on, begin a new run with a later fall and --from {resumed}"
+    return (
+        f"the learning rate is 0 from iteration {end} on, so up to {run.steps} nothing is "
+        f"learned any more; {remedy}",
+    )
 
 
 def _card(

@@ -173,6 +173,10 @@ class BicycleGAN:
         """See ``ModelFamily.turn``."""
         return range(1)
 
+    def learns_until(self, config: Config) -> int:
+        """See ``ModelFamily.learns_until``."""
+        return config.constant_steps + max(1, config.decay_steps)
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(

@@ -171,6 +171,10 @@ class Pix2Pix:
         """See ``ModelFamily.turn``."""
         return range(1)
 
+    def learns_until(self, config: Config) -> int:
+        """See ``ModelFamily.learns_until``."""
+        return config.constant_steps + max(1, config.decay_steps)
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         from facestyle.families.pix2pix.objective import sizes_of

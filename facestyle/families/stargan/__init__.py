@@ -238,6 +238,11 @@ class StarGAN:
         penalties = R1_EVERY if config.judge == "attributes" else 1
         return range(first, first + lcm(config.n_critic * config.reconstruct_every, penalties))
 
+    def learns_until(self, config: Config) -> int | None:
+        """See ``ModelFamily.learns_until``."""
+        steps = config.constant_steps + config.decay_steps
+        return steps if config.decay_steps else None
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(

@@ -210,6 +210,10 @@ class StarGANv2:
         first = config.warmup_steps + (config.warp_steps if config.warp else 0)
         return range(first, first + (2 if config.alternate else 1) * config.r1_every)
 
+    def learns_until(self, config: Config) -> int | None:
+        """See ``ModelFamily.learns_until``."""
+        return None
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(

@@ -221,6 +221,10 @@ class UGATIT:
         first = config.warmup_steps
         return range(first, first + (R1_EVERY if config.judge == "domains" else 1))
 
+    def learns_until(self, config: Config) -> int:
+        """See ``ModelFamily.learns_until``."""
+        return max(config.lr_fall_to, config.lr_fall_from + 1)
+
     def new_card(self, config: Config, domains: Sequence[str]) -> ModelCard:
         """See ``ModelFamily.new_card``."""
         return ModelCard(
