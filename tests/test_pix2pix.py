@@ -211,6 +211,10 @@ def test_files_of_older_programs(tmp_path: Path) -> None:
     batch = built(small())
     uncounted = {k: v for k, v in batch.state_dict().items() if "num_batches" not in k}
     same(batch, uncounted)
+    parts = FAMILY.parts(load_checkpoint(saved(tmp_path / "a.pth", uncounted)))
+    assert {k: v.tolist() for k, v in parts["G"].items() if k not in uncounted} == {
+        k: 0 for k in batch.state_dict() if k not in uncounted
+    }
     lost = {k: v for k, v in uncounted.items() if k != "model.model.1.model.6.running_var"}
     with pytest.raises(CheckpointError, match=r"model\.1\.model\.6\.running_var is missing"):
         opened(saved(tmp_path / "a.pth", lost))

@@ -39,6 +39,8 @@ from facestyle.families.stargan_v2.networks import (
     landmark_heatmaps,
     sizes_from_shapes,
 )
+from facestyle.families.stargan_v2.objective import Config, Task
+from facestyle.training.origin import adopt
 
 GOLDENS = Path(__file__).parent / "goldens"
 OUTPUT_TOLERANCE = 1e-4  # of an output's largest absolute value (goldens' own rule)
@@ -202,6 +204,21 @@ def test_variants_of_the_file(ema: bool, prefix: str, plain: Golden, tmp_path: P
     card, modules = opened(path)
     assert card.domains == ("0", "1", "2")
     assert same_weights(modules, plain.parts)
+
+
+def test_a_run_begins_with_a_published_file_that_lacks_the_high_passs_constant(
+    tmp_path: Path,
+) -> None:
+    config = Config(image_size=16, first_width=4, max_width=8, mapping_width=8, w_hpf=1.0)
+    torch.manual_seed(0)
+    published, task = (Task(config, 2, fan=nn.Conv2d(1, 1, 1)) for _ in range(2))
+    content = without(dict(published.model_parts()), "generator.hpf.filter")
+    path = saved(tmp_path / "100000_nets_ema.ckpt", content)
+    found = FAMILY.parts(load_checkpoint(path))["generator"]["hpf.filter"]
+    assert torch.equal(found, published.networks["generator"].get_buffer("hpf.filter"))
+    adopt(task, FAMILY, FAMILY.new_card(config, ("female", "male")), path)
+    for name, tensor in published.networks["generator"].state_dict().items():
+        assert torch.equal(task.networks["generator"].state_dict()[name], tensor), name
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from facestyle.checkpoint import Checkpoint
-    from facestyle.families.pix2pix.networks import Sizes
+    from facestyle.families.pix2pix.networks import Generator, Sizes
     from facestyle.families.pix2pix.objective import Config, Task
     from facestyle.training.data import PairedPictures
 
@@ -107,11 +107,7 @@ class Pix2Pix:
 
     def modules(self, checkpoint: Checkpoint, card: ModelCard) -> dict[str, nn.Module]:
         """See ``ModelFamily.modules``."""
-        import torch
-
-        from facestyle.checkpoint import check_fit
-        from facestyle.families.pix2pix import networks
-        from facestyle.nn.norms import modernised
+        from facestyle.families.pix2pix.networks import Sampler
 
         sizes = _sizes(checkpoint)
         if (card.image_size, len(card.domains)) != (sizes.image_size, 1):
@@ -119,22 +115,16 @@ class Pix2Pix:
                 f"{checkpoint.path.name}: its card says {card.image_size} px and "
                 f"{len(card.domains)} domains, its tensors {sizes.image_size} and 1"
             )
-        # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
-        with torch.device("meta"):
-            generator = networks.Generator(sizes)
-        part = _part(checkpoint.parts)
-        state = modernised(checkpoint.parts[part], generator)
-        check_fit(checkpoint.path, part, state, generator.state_dict())
-        generator.load_state_dict(state, strict=True, assign=True)
+        generator = _built(checkpoint)
         (domain,) = card.domains
         roles: dict[str, nn.Module] = {f"generator.{domain}": generator.eval()}
         if "dropout" in card.styles:
-            roles[f"sampler.{domain}"] = networks.Sampler(generator).eval()
+            roles[f"sampler.{domain}"] = Sampler(generator).eval()
         return roles
 
     def parts(self, checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
-        """See ``ModelFamily.parts``."""
-        return {PARTS[0]: checkpoint.parts[_part(checkpoint.parts)]}
+        """See ``ModelFamily.parts``; what old torch left in a file, or out of it, is put right."""
+        return {PARTS[0]: _built(checkpoint).state_dict()}
 
     def config(self) -> Config:
         """See ``ModelFamily.config``."""
@@ -218,6 +208,28 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
     from facestyle.families.pix2pix.networks import sizes_from_shapes
 
     return sizes_from_shapes(checkpoint.shapes()[_part(checkpoint.parts)])
+
+
+def _built(checkpoint: Checkpoint) -> Generator:
+    """The generator, strictly loaded.
+
+    Raises:
+        CheckpointError: names the first key that is missing, left over or of another shape.
+    """
+    import torch
+
+    from facestyle.checkpoint import check_fit
+    from facestyle.families.pix2pix.networks import Generator
+    from facestyle.nn.norms import modernised
+
+    # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
+    with torch.device("meta"):
+        generator = Generator(_sizes(checkpoint))
+    part = _part(checkpoint.parts)
+    state = modernised(checkpoint.parts[part], generator)
+    check_fit(checkpoint.path, part, state, generator.state_dict())
+    generator.load_state_dict(state, strict=True, assign=True)
+    return generator
 
 
 FAMILY = Pix2Pix()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from facestyle.checkpoint import Checkpoint
+    from facestyle.checkpoint import Checkpoint, State
     from facestyle.families.stargan_v2.networks import Sizes
     from facestyle.families.stargan_v2.objective import Config, Task
     from facestyle.training.data import LabelledPictures
@@ -130,16 +130,12 @@ class StarGANv2:
                 f"latent width {said[2]}, its tensors "
                 f"{sizes.image_size}, {sizes.domains} and {sizes.latent_dim}"
             )
-        parts = dict(checkpoint.parts)
+        parts = _whole(checkpoint, sizes)
         if "reference" in card.styles and "style_encoder" not in parts:
             raise CheckpointError(
                 f"{checkpoint.path.name}: its card offers reference styles, "
                 "it has no part 'style_encoder'"
             )
-        if sizes.w_hpf > 0 and "hpf.filter" not in parts["generator"]:
-            # The published CelebA-HQ file lacks this constant.
-            constant = networks.HighPass(sizes.w_hpf).get_buffer("filter")
-            parts["generator"] = {**parts["generator"], "hpf.filter": constant}
         # On "meta" a network takes no memory, whatever widths a file's first tensors claim.
         with torch.device("meta"):
             built: dict[str, nn.Module] = {
@@ -161,9 +157,10 @@ class StarGANv2:
         return roles
 
     def parts(self, checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
-        """See ``ModelFamily.parts``."""
+        """See ``ModelFamily.parts``; a constant that a published file lacks is brought in."""
         wanted = (*PARTS, "fan")
-        return {part: state for part, state in checkpoint.parts.items() if part in wanted}
+        parts = _whole(checkpoint, _sizes(checkpoint))
+        return {part: state for part, state in parts.items() if part in wanted}
 
     def config(self) -> Config:
         """See ``ModelFamily.config``."""
@@ -277,6 +274,17 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
             "the file is of a variant that facestyle does not know",
         )
     return sizes
+
+
+def _whole(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, State]:
+    """The parts with the high-pass's constant, which the published CelebA-HQ file lacks."""
+    from facestyle.families.stargan_v2.networks import HighPass
+
+    parts = dict(checkpoint.parts)
+    if sizes.w_hpf > 0 and "hpf.filter" not in parts["generator"]:
+        constant = HighPass(sizes.w_hpf).get_buffer("filter")
+        parts["generator"] = {**parts["generator"], "hpf.filter": constant}
+    return parts
 
 
 def landmark_network(checkpoint: Checkpoint | None) -> nn.Module:
