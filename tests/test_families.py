@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -519,3 +520,37 @@ def test_a_generator_of_labels_does_not_go_on_with_differences(
                 watcher=Quiet(),
             )  # fmt: skip
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("stargan-v2", {"image_size": 32, "latent_dim": 8}),
+        ("stargan-v2", {"roughness": 1.0}),
+        ("ugatit", {"width": 8, "light": False}),
+        ("cyclegan", {"generator_width": 8, "blocks": 3}),
+        ("pix2pix", {"image_size": 32, "norm": "instance"}),
+        ("bicyclegan", {"latent_dim": 5, "encoder": "conv", "upsample": "bilinear"}),
+        ("stargan", {"image_size": 64, "g_blocks": 2}),
+        ("stargan", {"roughness": 1.0, "judge": "attributes"}),
+    ],
+)
+def test_an_origin_of_other_sizes_is_refused_with_the_settings_that_fit(
+    name: str, changes: dict[str, Any], trained: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """They are set as the error says, and fit."""
+    family, origin = families()[name], trained[name] / "model.safetensors"
+    data = data_for(family.layout, tmp_path / "data")
+    tables: dict[str, Any] = {"run": dict(RUN), name: {**TINY[name], **changes}}
+    if family.layout == "attributes":
+        tables["run"]["domains"] = "Red,Odd"
+    common: dict[str, Any] = {"family": name, "preset": "paper", "origin": origin}
+    with pytest.raises(CheckpointError, match="this run's are of ") as caught:
+        training.estimate(data, tables=tables, **common)
+    remedy = re.fullmatch(rf"set (.*) in \[{name}\]", caught.value.hint or "")
+    assert remedy is not None, caught.value.hint
+    told = tomllib.loads(remedy[1].replace(", ", "\n"))
+    defaults = vars(family.config())
+    assert told == {key: TINY[name].get(key, defaults[key]) for key in told}
+    assert set(changes) <= set(told)
+    training.estimate(data, tables={**tables, name: {**tables[name], **told}}, **common)

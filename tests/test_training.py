@@ -998,7 +998,11 @@ def test_an_origin_that_does_not_fit_is_refused_before_a_run_is_made(
     first = start(data, tmp_path / "runs").folder
     wider = {"run": RUN, "stargan-v2": {**TINY, "max_width": 32}}
     for error, match, settings in (
-        (CheckpointError, r"model.safetensors.*shape.*sizes", {"tables": wider}),
+        (
+            CheckpointError,
+            r"of max_width = 16, this run's are of max_width = 32; set max_width = 16 in",
+            {"tables": wider},
+        ),
         (UsageError, "is of family stargan-v2, this run's is cyclegan", {"family": "cyclegan"}),
     ):
         with pytest.raises(error, match=match):
@@ -1009,6 +1013,41 @@ def test_an_origin_that_does_not_fit_is_refused_before_a_run_is_made(
     with pytest.raises(UsageError, match="no run folder"):
         training.start(data, runs=tmp_path / "none", origin=data, watcher=Quiet())
     assert not (tmp_path / "none").exists()
+
+
+def test_domains_do_not_begin_as_one_another_in_silence(data: Path, tmp_path: Path) -> None:
+    first = start(data, tmp_path / "runs").folder
+
+    def begun(origin: Path, domains: str) -> list[str]:
+        tables = {"run": {**RUN, "steps": 1, "domains": domains}, "stargan-v2": TINY}
+        told = training.estimate(
+            data, family="stargan-v2", preset="paper", tables=tables, origin=origin
+        ).notes
+        watcher = Quiet()
+        training.start(data, tables=tables, runs=tmp_path / "new", origin=origin, watcher=watcher)
+        assert [note for note in told if note in watcher.said] == list(told)
+        return list(told)
+
+    (data / "red").rename(data / "crimson")
+    for origin in (first, first / "model.safetensors"):
+        (note,) = begun(origin, "")
+        assert "has the domains blue, red, this run blue, crimson: each begins as" in note
+    (data / "crimson").rename(data / "red")
+    assert begun(first, "blue,red") == []
+    (data / "a").mkdir()
+    shutil.copy(data / "red" / "0.png", data / "a")
+    for domains, order in (("red,blue", "blue,red"), ("red,a", "a,red")):
+        for origin in (first, first / "model.safetensors"):
+            wanted = f'red, this run has them in another order.*set domains = "{order}"'
+            with pytest.raises(UsageError, match=wanted):
+                begun(origin, domains)
+    with pytest.raises(UsageError, match="has 2 domains, this run has 3; choose 2 in"):
+        begun(first, "a,blue,red")
+    # What a published file calls them nobody knows.
+    published = tmp_path / "100000_nets_ema.ckpt"
+    torch.save(load_checkpoint(first / "model.safetensors").parts, published)
+    (note,) = begun(published, "blue,red")
+    assert "does not name its domains, they are taken to be blue, red, in this order" in note
 
 
 def test_data_that_changed_its_domains_is_refused(data: Path, tmp_path: Path) -> None:

@@ -75,6 +75,15 @@ class ModelFamily(Protocol):
         """Raises UsageError for settings that no network can be built from."""
         ...
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """The settings by which networks of these shapes are built, by name, as far as shapes
+        tell, as TOML has them; and ``domains``, how many, where the shapes depend on it.
+
+        Raises:
+            KeyError, IndexError, ValueError: a tensor that decides a size is missing.
+        """
+        ...
+
     def turn(self, config: Any) -> range:
         """The iterations of one full turn: from the first in which all that learns does, until
         what is not done in each has been done as often as in the mean of a run."""

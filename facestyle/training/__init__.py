@@ -183,8 +183,9 @@ def estimate(
     card = _card(chosen, config, run, pictures, settings)
     with _memory_told(settings, device):
         task = _new_task(chosen, config, run, pictures, device)
+        notes = _lull(chosen, config, run)
         if origin is not None:
-            adopt(task, chosen, card, origin)
+            notes += adopt(task, chosen, card, origin).notes
         turn = chosen.turn(config)
         turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
         # As if all before had been done: a judge that learns alone takes a part of the time.
@@ -208,7 +209,7 @@ def estimate(
         seconds=sum(alike) / len(alike),
         memory=peak_memory(device),
         steps=run.steps,
-        notes=_lull(chosen, config, run),
+        notes=notes,
     )
 
 
@@ -276,8 +277,10 @@ def _trained(
     if loop.saved_checkpoints(folder):
         loop.resume(task, folder)
     elif settings.get("origin"):
-        parts = adopt(task, family, card, Path(settings["origin"]))
-        begins = f", beginning with {', '.join(parts)} of {settings['origin']}"
+        adopted = adopt(task, family, card, Path(settings["origin"]))
+        begins = f", beginning with {', '.join(adopted.parts)} of {settings['origin']}"
+        for note in adopted.notes:
+            watcher.announce(note)
     card = replace(card, name=folder.name)
     preview: Preview = _no_preview
     if processes.writes:

@@ -169,6 +169,27 @@ class BicycleGAN:
                 f"the most: {side.bit_length() - 4}",
             )
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """See ``ModelFamily.settings_of``."""
+        from facestyle.families.bicyclegan.networks import (
+            encoder_sizes_from_shapes,
+            sizes_from_shapes,
+        )
+
+        encoder = encoder_sizes_from_shapes(shapes["E"]) if "E" in shapes else None
+        sizes = sizes_from_shapes(shapes["G"], encoder.latent_dim if encoder else None)
+        found = {
+            "image_size": str(2**sizes.depth),
+            "latent_dim": str(sizes.latent_dim),
+            "where_add": f'"{sizes.where_add}"',
+            "upsample": f'"{sizes.upsample}"',
+            "generator_width": str(sizes.first_width),
+        }
+        if encoder is not None:
+            found["encoder"] = f'"{encoder.kind}"'
+            found["encoder_width"] = str(encoder.first_width)
+        return found
+
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""
         return range(1)

@@ -138,6 +138,13 @@ class CycleGAN:
         counts = ("generator_width", "blocks", "discriminator_width")
         check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """See ``ModelFamily.settings_of``."""
+        from facestyle.families.cyclegan.networks import sizes_from_shapes
+
+        sizes = sizes_from_shapes(next(shapes[part] for part in TARGETS if part in shapes))
+        return {"generator_width": str(sizes.width), "blocks": str(sizes.blocks)}
+
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""
         return range(1)

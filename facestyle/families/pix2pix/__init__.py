@@ -157,6 +157,17 @@ class Pix2Pix:
         counts = ("width", "judge_width", "decay_steps")
         check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """See ``ModelFamily.settings_of``."""
+        from facestyle.families.pix2pix.networks import sizes_from_shapes
+
+        sizes = sizes_from_shapes(shapes[PARTS[0]])
+        return {
+            "image_size": str(sizes.image_size),
+            "width": str(sizes.width),
+            "norm": f'"{sizes.norm}"',
+        }
+
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""
         return range(1)

@@ -230,6 +230,28 @@ class StarGAN:
         if config.labels not in ("attributes", "one-hot"):
             raise UsageError(f"unknown labels '{config.labels}'", "known: attributes, one-hot")
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """See ``ModelFamily.settings_of``."""
+        from facestyle.families.stargan.networks import discriminator_sizes, generator_sizes
+
+        g = generator_sizes(shapes["G"])
+        found = {
+            "domains": str(g["labels"]),
+            "g_width": str(g["width"]),
+            "g_blocks": str(g["blocks"]),
+            "roughness": "above 0" if "depth" in g else "0",
+            "warp": "above 0" if g.get("shaper") else "0",
+        }
+        if "D" in shapes:
+            d = discriminator_sizes(shapes["D"])
+            found |= {
+                "image_size": str(d["kernel"] << d["layers"]),
+                "d_width": str(d["width"]),
+                "d_layers": str(d["layers"]),
+                "judge": '"whole"' if d["judgements"] == 1 else '"attributes"',
+            }
+        return found
+
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""
         from facestyle.nn.adversarial import R1_EVERY

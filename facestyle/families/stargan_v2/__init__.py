@@ -202,6 +202,22 @@ class StarGANv2:
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """See ``ModelFamily.settings_of``."""
+        from facestyle.families.stargan_v2.networks import sizes_from_shapes
+
+        sizes = sizes_from_shapes(shapes)
+        kept = ("domains", "image_size", "first_width", "max_width", "mapping_width")
+        found = {name: str(getattr(sizes, name)) for name in (*kept, "latent_dim", "style_dim")}
+        found["w_hpf"] = "above 0" if sizes.w_hpf else "0"
+        found["roughness"] = "above 0" if sizes.painter_blocks else "0"
+        found["warp"] = "above 0" if sizes.shaper else "0"
+        if sizes.painter_blocks:
+            found["blocks"] = str(sizes.painter_blocks)
+        if "style_encoder" in shapes:
+            found["judge"] = '"plain"' if sizes.plain_encoder else '"residual"'
+        return found
+
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""
         first = config.warmup_steps + (config.warp_steps if config.warp else 0)

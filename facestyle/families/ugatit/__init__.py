@@ -214,6 +214,20 @@ class UGATIT:
                 "the learning rate cannot end before it begins to fall",
             )
 
+    def settings_of(self, shapes: Shapes) -> dict[str, str]:
+        """See ``ModelFamily.settings_of``."""
+        from facestyle.families.ugatit.networks import sizes_from_shapes
+
+        sizes = sizes_from_shapes(next(shapes[part] for part in GENERATORS if part in shapes))
+        found = {
+            "width": str(sizes.width),
+            "blocks": str(sizes.blocks),
+            "light": str(sizes.image_size is None).lower(),
+        }
+        if sizes.image_size is not None:
+            found["image_size"] = str(sizes.image_size)
+        return found
+
     def turn(self, config: Config) -> range:
         """See ``ModelFamily.turn``."""
         from facestyle.nn.adversarial import R1_EVERY
