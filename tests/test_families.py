@@ -25,7 +25,9 @@ from facestyle.edits import Edit
 from facestyle.errors import CheckpointError, UsageError
 from facestyle.families import detect, families
 from facestyle.pipeline import restyle
+from facestyle.training.data import attribute_pictures
 from facestyle.training.loop import Progress, Sheet, read_metrics
+from facestyle.training.settings import read_settings
 from facestyle.translator import Style, Translator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -502,6 +504,29 @@ def test_attributes_of_a_photo_are_changed_as_asked(trained: Mapping[str, Path])
     assert np.array_equal(model.labels(x, Edit(flip=("Red",)))[:, 0], ~seen[:, 0])
     exclusive = Translator(replace(model.card, exclusive=("Red,Odd",)), model.backend)
     assert exclusive.labels(x, Edit(on=("Red",), source=("Odd",))).tolist() == [[1, 0]] * 2
+
+
+def test_folders_as_labels_exclude_each_other(tmp_path: Path) -> None:
+    """Nobody is asked to be two of them, or none, in training and in use."""
+    data = data_for("labelled", tmp_path / "data")
+    (data / "red").rename(data / "crimson")
+    data_for("labelled", data)
+    run = {**RUN, "domains": ""}
+    tables = {"run": run, "stargan": {**TINY["stargan"], "judge": "attributes"}}
+    folder = training.start(
+        data, family="stargan", tables=tables, runs=tmp_path / "runs", watcher=Quiet()
+    ).folder
+    settings = read_settings(folder)
+    assert settings["stargan"]["labels"] == "one-hot"
+    model = facestyle.load(folder / "model.safetensors")
+    assert model.card.exclusive == ("blue,crimson,red",)
+    with pytest.raises(UsageError):
+        model.edited(Edit(on=("blue", "red")))
+    family, rng = families()["stargan"], np.random.default_rng(0)
+    config = replace(family.config(), **settings["stargan"])
+    pictures = attribute_pictures(data)
+    targets = [family.sample(pictures, config, rng)["target_NA"] for _ in range(40)]
+    assert all(target.sum() == 1 for target in targets)
 
 
 def test_a_generator_of_labels_does_not_go_on_with_differences(

@@ -75,6 +75,10 @@ class ModelFamily(Protocol):
         """Raises UsageError for settings that no network can be built from."""
         ...
 
+    def settled(self, config: Any, pictures: Any) -> Any:
+        """The settings with what a run's pictures decide, which it then keeps."""
+        ...
+
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """The settings by which networks of these shapes are built, by name, as far as shapes
         tell, as TOML has them; and ``domains``, how many, where the shapes depend on it.

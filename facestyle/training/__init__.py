@@ -107,6 +107,7 @@ def start(
             return _run(folder, read_settings(folder), watcher, processes)
         run_config = _settled(run_config, data, device)
         pictures = _pictures(chosen, run_config, data)
+        config = chosen.settled(config, pictures)
         settings = new_settings(data, chosen, run_config, config, pictures, device, command)
         card = _card(chosen, config, run_config, pictures, settings)
         if origin is not None:
@@ -179,6 +180,7 @@ def estimate(
     run, config = resolve(chosen, preset, tables or {})
     run = _settled(run, data, device)
     pictures = _pictures(chosen, run, data)
+    config = chosen.settled(config, pictures)
     settings = new_settings(data, chosen, run, config, pictures, device, command="")
     card = _card(chosen, config, run, pictures, settings)
     with _memory_told(settings, device):

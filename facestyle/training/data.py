@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -84,6 +84,8 @@ class LargerEyes:
 class LabelledPictures:
     """``root/<domain>/*``: the picture files of each domain."""
 
+    one_hot: ClassVar[bool] = True
+    """A picture is of one domain."""
     domains: tuple[str, ...]
     """Names, in the order of the domain index."""
     files: tuple[tuple[Path, ...], ...]
@@ -192,6 +194,8 @@ class PairedPictures:
 class AttributePictures:
     """Pictures with attributes that hold or do not."""
 
+    one_hot: ClassVar[bool] = False
+    """A picture may have any of them."""
     domains: tuple[str, ...]
     """The attributes to learn."""
     files: tuple[Path, ...]

@@ -169,6 +169,10 @@ class BicycleGAN:
                 f"the most: {side.bit_length() - 4}",
             )
 
+    def settled(self, config: Config, pictures: PairedPictures) -> Config:
+        """See ``ModelFamily.settled``."""
+        return config
+
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""
         from facestyle.families.bicyclegan.networks import (

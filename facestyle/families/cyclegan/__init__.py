@@ -138,6 +138,10 @@ class CycleGAN:
         counts = ("generator_width", "blocks", "discriminator_width")
         check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
 
+    def settled(self, config: Config, pictures: LabelledPictures) -> Config:
+        """See ``ModelFamily.settled``."""
+        return config
+
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""
         from facestyle.families.cyclegan.networks import sizes_from_shapes

@@ -157,6 +157,10 @@ class Pix2Pix:
         counts = ("width", "judge_width", "decay_steps")
         check_numbers(config, counts=counts, rates=("lr",), decays=("beta1",))
 
+    def settled(self, config: Config, pictures: PairedPictures) -> Config:
+        """See ``ModelFamily.settled``."""
+        return config
+
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""
         from facestyle.families.pix2pix.networks import sizes_from_shapes

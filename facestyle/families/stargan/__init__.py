@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import lcm
 from pathlib import Path
@@ -229,6 +229,12 @@ class StarGAN:
             )
         if config.labels not in ("attributes", "one-hot"):
             raise UsageError(f"unknown labels '{config.labels}'", "known: attributes, one-hot")
+
+    def settled(self, config: Config, pictures: Any) -> Config:
+        """See ``ModelFamily.settled``: folders as labels exclude each other."""
+        if not pictures.one_hot:
+            return config
+        return replace(config, labels="one-hot")
 
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""

@@ -37,7 +37,8 @@ class Config:
     crop: int = 178
     """Side of the centre square cut from each file first, px; 0 takes the largest."""
     labels: str = "attributes"
-    """``attributes``, each on or off for itself; or ``one-hot``, exactly one on (RaFD)."""
+    """``attributes``, each on or off for itself; or ``one-hot``, exactly one on (RaFD), as it is
+    of folders in any case."""
     even: bool = False
     """Whether pictures and targets are drawn by a random attribute that they have or lack, both as
     often, so that what is rare is seen more often than in the data. Not the published way."""

@@ -202,6 +202,10 @@ class StarGANv2:
         if config.judge not in ("residual", "plain"):
             raise UsageError(f"unknown judge '{config.judge}'", "known: residual, plain")
 
+    def settled(self, config: Config, pictures: LabelledPictures) -> Config:
+        """See ``ModelFamily.settled``."""
+        return config
+
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""
         from facestyle.families.stargan_v2.networks import sizes_from_shapes

@@ -214,6 +214,10 @@ class UGATIT:
                 "the learning rate cannot end before it begins to fall",
             )
 
+    def settled(self, config: Config, pictures: LabelledPictures) -> Config:
+        """See ``ModelFamily.settled``."""
+        return config
+
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""
         from facestyle.families.ugatit.networks import sizes_from_shapes
