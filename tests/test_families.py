@@ -368,6 +368,22 @@ def test_what_a_model_cannot_do_is_refused_with_what_it_can(
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("female-male", "generator is a painter"), ("attributes", "differences of labels")],
+)
+def test_what_the_published_program_does_not_have_is_not_written_for_it(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        convert(name, tmp_path / "published", "published")
+    assert not (tmp_path / "published").exists()
+    checkpoint = load_checkpoint(ROOT / "weights" / "attributes.safetensors")
+    family = detect(checkpoint)
+    with pytest.raises(UsageError, match="painter"):
+        family.published(family.parts(checkpoint), 0)
+
+
 def test_a_heatmap_is_overwritten_and_restyled_no_more_than_a_result(
     trained: Mapping[str, Path], photo: Path, tmp_path: Path
 ) -> None:

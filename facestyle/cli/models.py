@@ -219,7 +219,7 @@ def convert(
 ) -> None:
     """Write a finished run or a checkpoint in our layout, or in the published program's.
 
-    Example: facestyle models convert female-male -o published/ --layout published
+    Example: facestyle models convert runs/run-1 -o published/ --layout published
     """
     with reporting(as_json=as_json, debug=debug) as report:
         from facestyle.convert import convert as convert_model

@@ -113,7 +113,11 @@ class ModelFamily(Protocol):
 
     def published(self, parts: Mapping[str, Mapping[str, Tensor]], steps: int) -> dict[str, Any]:
         """File name → content for ``torch.save``: a finished model as the published program
-        writes it."""
+        writes it.
+
+        Raises:
+            UsageError: it has networks that this program does not have.
+        """
         ...
 
 

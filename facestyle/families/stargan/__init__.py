@@ -302,6 +302,13 @@ class StarGAN:
 
     def published(self, parts: Mapping[str, Mapping[str, Tensor]], steps: int) -> dict[str, Any]:
         """See ``ModelFamily.published``: a file a network."""
+        from facestyle.nn.painter import is_painter
+
+        if is_painter({name: tuple(tensor.shape) for name, tensor in parts["G"].items()}):
+            raise UsageError(
+                "this model's generator is a painter, which the published program does not have",
+                "--layout facestyle keeps it",
+            )
         return {f"{steps}-{part}.ckpt": _with_unused(state) for part, state in parts.items()}
 
 

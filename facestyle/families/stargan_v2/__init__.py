@@ -258,6 +258,18 @@ class StarGANv2:
 
     def published(self, parts: Mapping[str, Mapping[str, Tensor]], steps: int) -> dict[str, Any]:
         """See ``ModelFamily.published``."""
+        from facestyle.families.stargan_v2.networks import sizes_from_shapes
+
+        shapes = {p: {k: tuple(t.shape) for k, t in state.items()} for p, state in parts.items()}
+        sizes = sizes_from_shapes(shapes)
+        if sizes.painter_blocks or sizes.plain_encoder:
+            own = (
+                "generator is a painter" if sizes.painter_blocks else "style encoder is a plain one"
+            )
+            raise UsageError(
+                f"this model's {own}, which the published program does not have",
+                "--layout facestyle keeps it",
+            )
         return {f"{steps:06d}_nets_ema.ckpt": {part: dict(state) for part, state in parts.items()}}
 
 
