@@ -10,18 +10,21 @@ import pytest
 from PIL import Image
 
 from facestyle.errors import InputError, UsageError
+from facestyle.families import family_named
 from facestyle.training.data import (
+    LAYOUTS,
     AttributePictures,
     LabelledPictures,
     LargerEyes,
     attribute_pictures,
     digest,
     labelled_folders,
+    middle,
     paired_pictures,
-    plain,
     read_layout,
     unpaired_folders,
 )
+from facestyle.training.preview import Previewer
 
 
 def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (16, 16)) -> None:
@@ -99,7 +102,8 @@ def test_photos_are_learned_with_larger_eyes_and_drawings_as_they_are(tmp_path: 
     def white(picture_CHW: np.ndarray) -> int:
         return int((picture_CHW[0] > 0.25).sum())
 
-    true, stream = white(plain(tmp_path / "anime" / "1.png", 64)), np.random.default_rng
+    with Image.open(tmp_path / "anime" / "1.png") as picture:
+        true, stream = white(middle(picture, 64)), np.random.default_rng
 
     def is_seen(picture_CHW: np.ndarray, larger: bool) -> bool:
         grown = white(picture_CHW) / true  # in the middle by 1.5 squared, less away from it
@@ -262,6 +266,67 @@ def test_without_a_list_folders_are_one_hot_labels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = {tuple(pictures.load_labelled(rng, 8, 0)[1]) for _ in range(20)}
     assert labels == {(1.0, 0.0), (0.0, 1.0)}
+
+
+# --- as large as they are learned ---------------------------------------------------------------
+
+
+def disc(path: Path, size: tuple[int, int] = (64, 64)) -> None:
+    """White on black in the middle, of half the shorter side."""
+    y, x = (np.mgrid[: size[1], : size[0]].T + 0.5 - np.array(size[::-1]) / 2).T
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inside = np.hypot(x, y) < min(size) / 4
+    Image.fromarray(np.repeat(255 * inside.astype(np.uint8)[..., None], 3, axis=2)).save(path)
+
+
+def area(picture_CHW: np.ndarray) -> float:
+    """Of the disc, as a share of the picture's."""
+    return float((picture_CHW.mean() + 1) / 2)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96)])
+@pytest.mark.parametrize("folders", [True, False])
+def test_what_stargan_crops_is_as_large_on_its_card_and_in_previews(
+    folders: bool, size: tuple[int, int], tmp_path: Path
+) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        disc(tmp_path / name, size)
+    if not folders:
+        (tmp_path / "attributes.csv").write_text("file,a,b\na/1.png,1,0\nb/1.png,0,1\n")
+    pictures, family = attribute_pictures(tmp_path), family_named("stargan")
+    config = family.settled(replace(family.config(), image_size=32, crop=40), pictures)
+    card = family.new_card(config, pictures.domains)
+    assert card.zoom == pytest.approx(64 / 40, abs=0.02)
+    learned = area(family.sample(pictures, config, np.random.default_rng(0))["x_NCHW"])
+    assert learned == pytest.approx(np.pi / 16 * (64 / 40) ** 2, rel=0.05)
+    shown = Previewer(family, None, card, pictures, tmp_path)  # type: ignore[arg-type]
+    for faces_NCHW in (shown.sources, *shown.members.values(), *shown.scored.values()):
+        assert [area(face) for face in faces_NCHW] == pytest.approx(
+            [learned] * len(faces_NCHW), rel=0.05
+        )
+    # Nothing is left out, or pictures of several sizes tell nothing.
+    whole = family.settled(replace(config, crop=64, crop_from=0), pictures)
+    assert family.new_card(whole, pictures.domains).zoom == 1
+    disc(tmp_path / "b" / "1.png", (48, 48))
+    assert family.settled(replace(config, crop_from=0), pictures).crop_from == 0
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "ugatit", "pix2pix", "bicyclegan"])
+def test_previews_show_faces_as_large_as_they_are_learned(name: str, tmp_path: Path) -> None:
+    for half in ("a", "b"):
+        disc(tmp_path / half / "1.png")
+    family = family_named(name)
+    pictures = LAYOUTS[family.layout](tmp_path, ())
+    config = replace(family.config(), image_size=64, load_size=80)
+    item = family.sample(pictures, config, np.random.default_rng(0))
+    learned = area(next(value for value in item.values() if value.ndim == 3))
+    assert learned == pytest.approx(np.pi / 16 * (80 / 64) ** 2, rel=0.05)
+    card = family.new_card(config, pictures.domains)
+    shown = Previewer(family, None, card, pictures, tmp_path)  # type: ignore[arg-type]
+    for faces_NCHW in (shown.sources, *shown.members.values()):
+        assert [area(face) for face in faces_NCHW] == pytest.approx(
+            [learned] * len(faces_NCHW), rel=0.05
+        )
 
 
 # --- halves -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import hashlib
 import signal
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -31,6 +31,7 @@ from facestyle.training.collection import rows_by_picture
 CROP_PROBABILITY = 0.5
 CROP_AREA = (0.8, 1.0)
 CROP_RATIO = (0.9, 1.1)
+MEASURED = 16  # pictures, of which all have one size, or it is taken that all have
 ATTRIBUTE_FILES = ("attributes.csv", "list_attr_celeba.txt", "list_attr_celeba.csv")
 
 
@@ -51,11 +52,15 @@ class Pictures(Protocol):
         """Pictures by domain, for people."""
         ...
 
-    def sources(self, number: int, side: int) -> list[np.ndarray]:
-        """The last pictures to translate, some of each domain: float32 (3, side, side)."""
+    def sources(self, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
+        """The last pictures to translate, some of each domain: float32 (3, side, side).
+
+        ``load_side`` is the card's ``load_size``, where it has one: of the picture at that side
+        the middle is shown, for so large faces are learned.
+        """
         ...
 
-    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+    def members(self, domain: str, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
         """The last real pictures of a target domain, none where nothing tells them apart."""
         ...
 
@@ -93,6 +98,9 @@ class LabelledPictures:
     larger_eyes: LargerEyes | None = None
     """What training pictures go through, but those of drawings; ``sources`` and ``members`` do not,
     for a ``Translator`` does it itself."""
+    squares: bool = False
+    """``sources`` and ``members`` show the middle square, as ``load_labelled`` does, not all of a
+    picture squeezed into one."""
 
     def load(self, domain: int, rng: np.random.Generator, side: int) -> np.ndarray:
         """A random picture of a domain, sometimes cropped a little, sometimes mirrored."""
@@ -120,14 +128,20 @@ class LabelledPictures:
         """See ``Pictures.counts``."""
         return {name: len(files) for name, files in zip(self.domains, self.files, strict=True)}
 
-    def sources(self, number: int, side: int) -> list[np.ndarray]:
+    def shorter_side(self) -> int:
+        """See ``shorter_side``."""
+        return shorter_side([path for files in self.files for path in files])
+
+    def sources(self, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
         """See ``Pictures.sources``."""
         share = -(-number // len(self.domains))
-        return [plain(path, side) for files in self.files for path in files[-share:]][:number]
+        last = [path for files in self.files for path in files[-share:]][:number]
+        return [middle(_rgb(path), side, load_side, square=self.squares) for path in last]
 
-    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+    def members(self, domain: str, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
         """See ``Pictures.members``."""
-        return [plain(p, side) for p in self.files[self.domains.index(domain)][-number:]]
+        last = self.files[self.domains.index(domain)][-number:]
+        return [middle(_rgb(path), side, load_side, square=self.squares) for path in last]
 
     def _any(self, domain: int, rng: np.random.Generator) -> Image.Image:
         files, larger = self.files[domain], self.larger_eyes
@@ -162,19 +176,16 @@ class PairedPictures:
         """See ``Pictures.counts``."""
         return {f"pairs to {self.domains[0]}": len(self.files)}
 
-    def sources(self, number: int, side: int) -> list[np.ndarray]:
+    def sources(self, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
         """See ``Pictures.sources``."""
-        return [self._half(index, 0, side) for index in self._last(number)]
+        return [middle(self._pair(index)[0], side, load_side) for index in self._last(number)]
 
-    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+    def members(self, domain: str, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
         """See ``Pictures.members``."""
-        return [self._half(index, 1, side) for index in self._last(number)]
+        return [middle(self._pair(index)[1], side, load_side) for index in self._last(number)]
 
     def _last(self, number: int) -> range:
         return range(max(0, len(self.files) - number), len(self.files))
-
-    def _half(self, index: int, half: int, side: int) -> np.ndarray:
-        return _floats(self._pair(index)[half].resize((side, side), Image.Resampling.BILINEAR))
 
     def _pair(self, index: int) -> tuple[Image.Image, Image.Image]:
         first, second = self.files[index]
@@ -220,14 +231,20 @@ class AttributePictures:
         """See ``Pictures.counts``."""
         return {n: int(self.labels_NA[:, i].sum()) for i, n in enumerate(self.domains)}
 
-    def sources(self, number: int, side: int) -> list[np.ndarray]:
-        """See ``Pictures.sources``."""
-        return [centred(_rgb(path), None, side, 0) for path in self.files[-number:]]
+    def shorter_side(self) -> int:
+        """See ``shorter_side``."""
+        return shorter_side(self.files)
 
-    def members(self, domain: str, number: int, side: int) -> list[np.ndarray]:
+    def sources(self, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
+        """See ``Pictures.sources``."""
+        last = self.files[-number:]
+        return [middle(_rgb(path), side, load_side, square=True) for path in last]
+
+    def members(self, domain: str, number: int, side: int, load_side: int = 0) -> list[np.ndarray]:
         """See ``Pictures.members``."""
         having = np.flatnonzero(self.labels_NA[:, self.domains.index(domain)])[-number:]
-        return [centred(_rgb(self.files[index]), None, side, 0) for index in having]
+        last = [self.files[index] for index in having]
+        return [middle(_rgb(path), side, load_side, square=True) for path in last]
 
     def _index(self, rng: np.random.Generator, even: bool) -> int:
         """A random picture; ``even``: of those that have, or by the toss of a coin lack, a random
@@ -357,7 +374,7 @@ def attribute_pictures(
     _check_folder(root, f"expected pictures and {ATTRIBUTE_FILES[0]}")
     lists = [root / name for name in ATTRIBUTE_FILES if (root / name).is_file()]
     if not lists:
-        return labelled_folders(root, names)
+        return replace(labelled_folders(root, names), squares=True)
     known, rows = read_attributes(lists[0])
     domains = tuple(names or known)
     if missing := [name for name in domains if name not in known]:
@@ -438,9 +455,24 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def plain(path: Path, side: int) -> np.ndarray:
-    """Read and resize: float32 (3, side, side) in [-1, 1]."""
-    return _floats(_rgb(path).resize((side, side), Image.Resampling.BILINEAR))
+def shorter_side(files: Sequence[Path]) -> int:
+    """The shorter side of pictures, px; 0 where theirs differ."""
+    some = files[:: -(-len(files) // MEASURED)]
+    sides = {min(read_picture(path).pixels_HWC.shape[:2]) for path in some}
+    return sides.pop() if len(sides) == 1 else 0
+
+
+def middle(
+    picture: Image.Image, side: int, load_side: int = 0, *, square: bool = False
+) -> np.ndarray:
+    """What training sees in the mean: a picture, or its middle ``square``, of which the middle
+    ``side`` px of ``load_side`` are cut, where that is larger."""
+    width, height = picture.size
+    share = side / max(side, load_side)
+    w, h = ((min(width, height),) * 2) if square else (width, height)
+    left, top = (width - share * w) / 2, (height - share * h) / 2
+    box = (left, top, left + share * w, top + share * h)
+    return _floats(picture.resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
 def augmented(picture: Image.Image, rng: np.random.Generator, side: int) -> np.ndarray:
@@ -472,9 +504,7 @@ def jittered(
     return cut
 
 
-def centred(
-    picture: Image.Image, rng: np.random.Generator | None, side: int, crop: int
-) -> np.ndarray:
+def centred(picture: Image.Image, rng: np.random.Generator, side: int, crop: int) -> np.ndarray:
     """Cut the middle ``crop`` px (0, or more than there are: the largest square), resize,
     sometimes mirror (StarGAN's way)."""
     width, height = picture.size
@@ -483,7 +513,7 @@ def centred(
     small = picture.resize(
         (side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge)
     )
-    return _mirrored(_floats(small), 1.0 if rng is None else rng.random())
+    return _mirrored(_floats(small), rng.random())
 
 
 def _rgb(path: Path) -> Image.Image:

@@ -49,12 +49,17 @@ class Previewer:
         self.card = card
         self.folder = folder
         self.device = device
-        side = card.image_size
-        self.sources = _stack(pictures.sources(ROWS, side), side)
-        self.members = {d: _stack(pictures.members(d, SCORED, side), side) for d in card.domains}
+        side, load_side = card.image_size, card.load_size or 0
+        self.sources = _stack(pictures.sources(ROWS, side, load_side), side)
+        self.members = {
+            domain: _stack(pictures.members(domain, SCORED, side, load_side), side)
+            for domain in card.domains
+        }
         # Where every picture is of one domain, only the others' are translated to it.
         apart = len(card.domains) > 1 and "attributes" not in card.styles
-        anyone = np.empty((0,)) if apart else _stack(pictures.sources(SCORED, side), side)
+        anyone = (
+            np.empty((0,)) if apart else _stack(pictures.sources(SCORED, side, load_side), side)
+        )
         share = -(-SCORED // max(1, len(card.domains) - 1))
         self.scored = {
             domain: np.concatenate([self.members[o][-share:] for o in card.domains if o != domain])

@@ -232,9 +232,11 @@ class StarGAN:
 
     def settled(self, config: Config, pictures: Any) -> Config:
         """See ``ModelFamily.settled``: folders as labels exclude each other."""
-        if not pictures.one_hot:
-            return config
-        return replace(config, labels="one-hot")
+        return replace(
+            config,
+            labels="one-hot" if pictures.one_hot else config.labels,
+            crop_from=config.crop_from or (pictures.shorter_side() if config.crop else 0),
+        )
 
     def settings_of(self, shapes: Shapes) -> dict[str, str]:
         """See ``ModelFamily.settings_of``."""
@@ -278,6 +280,7 @@ class StarGAN:
             image_size=config.image_size,
             domains=tuple(domains),
             styles=("attributes",),
+            load_size=_load_size(config),
             pasted="crop",
             exclusive=_exclusive_in(config, domains),
             relative=config.relative,
@@ -432,6 +435,14 @@ def _exclusive(sets: Sequence[Sequence[str]]) -> tuple[str, ...]:
         for alternatives in ALTERNATIVES:
             groups.append(tuple(name for name in names if name.lower() in alternatives))
     return tuple(",".join(group) for group in groups if len(group) > 1)
+
+
+def _load_size(config: Config) -> int | None:
+    """The whole picture's side where its middle ``crop`` px have ``image_size``; None where the
+    crop leaves nothing out."""
+    if not 0 < config.crop < config.crop_from:
+        return None
+    return round(config.image_size * config.crop_from / config.crop)
 
 
 def _exclusive_in(config: Config, domains: Sequence[str]) -> tuple[str, ...]:

@@ -36,6 +36,9 @@ class Config:
     """Side of the square picture, px; a multiple of 4."""
     crop: int = 178
     """Side of the centre square cut from each file first, px; 0 takes the largest."""
+    crop_from: int = 0
+    """Shorter side of the pictures that ``crop`` is cut from, px, which says how much larger faces
+    are in it, for the card; 0: that of the data, where all is alike."""
     labels: str = "attributes"
     """``attributes``, each on or off for itself; or ``one-hot``, exactly one on (RaFD), as it is
     of folders in any case."""
