@@ -96,20 +96,20 @@ def _misfit(
     family: ModelFamily, origin: Path, theirs: Networks, mine: Networks, error: CheckpointError
 ) -> CheckpointError | UsageError:
     """What has to be set for these networks to fit, where their sizes tell it."""
-    other: dict[str, tuple[str, str]] = {}
+    has: Mapping[str, str] = {}
+    needs: Mapping[str, str] = {}
     # Of a variant that training does not build, shapes may tell nothing.
     with suppress(KeyError, IndexError, ValueError):
         has, needs = (
             family.settings_of({p: {k: tuple(t.shape) for k, t in s.items()} for p, s in n.items()})
             for n in (theirs, mine)
         )
-        both = [name for name in has if name in needs]
-        other = {name: (has[name], needs[name]) for name in both if has[name] != needs[name]}
+    other = [name for name in has if has[name] != needs.get(name)]
     if "domains" in other:
-        was, now = other["domains"]
+        number = has["domains"]
         return UsageError(
-            f"{origin} has {was} domains, this run has {now}",
-            f"choose {was} in [run] domains: a run begins with networks of as many",
+            f"{origin} has {number} domains, this run has {needs['domains']}",
+            f"choose {number} in [run] domains: a run begins with networks of as many",
         )
     if not other:
         return CheckpointError(
@@ -117,8 +117,8 @@ def _misfit(
             f"a run begins with networks of its own sizes: set [{family.name}] to theirs",
         )
     was, now = (
-        ", ".join(_setting(name, values[which]) for name, values in other.items())
-        for which in (0, 1)
+        ", ".join(_setting(name, values[name]) for name in other if name in values)
+        for values in (has, needs)
     )
     return CheckpointError(
         f"{origin} has networks of {was}, this run's are of {now}", f"set {was} in [{family.name}]"
