@@ -125,13 +125,22 @@ def restyle(
             ``all`` faces are to be one crop.
     """
     if not isinstance(picture_HWC, np.ndarray) or (
-        picture_HWC.dtype != np.uint8 or picture_HWC.ndim != 3 or picture_HWC.shape[2] != 3
+        picture_HWC.dtype != np.uint8
+        or picture_HWC.ndim != 3
+        or picture_HWC.shape[2] != 3
+        or not picture_HWC.size
     ):
         dtype, shape = getattr(picture_HWC, "dtype", ""), getattr(picture_HWC, "shape", "")
         raise UsageError(
             f"the picture is {type(picture_HWC).__name__} {dtype} {shape}".rstrip(),
             "expected a uint8 array of RGB, (height, width, 3): images.read_picture gives one",
         )
+    for value, kind in ((model, Translator), (style, Style)):
+        if not isinstance(value, kind):
+            raise UsageError(
+                f"the {kind.__name__.lower()} is a {type(value).__name__}",
+                "expected what load() gives, and a style of it, such as model.style('female')",
+            )
     face = str(face)
     finish = finish_for(
         model.card, model.card.alignment, style, face, detail=detail, tone=tone, crop_only=crop_only
@@ -267,8 +276,10 @@ def networks(
     # of each something else goes back.
     coloured = edit.among(card.on_hair)
     others = set(card.domains).difference(card.on_hair, card.on_skin, card.as_shade)
+    shades = set(card.as_shade).difference(edit.off)  # what goes takes no light
     kinds: list[tuple[Collection[str], Correction | None]] = [
-        (card.on_skin, in_own_colour), (others, None), (card.as_shade, as_shade),
+        (card.on_skin, in_own_colour), (others.union(card.as_shade) - shades, None),
+        (shades, as_shade),
     ]  # fmt: skip
     rest = [(part, correct) for names, correct in kinds if (part := edit.among(names)).names]
     if not rest:

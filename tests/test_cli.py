@@ -506,6 +506,25 @@ def test_domains_are_not_called_what_cannot_be(here: Path, tiny_model: Path) -> 
     assert files(here) == {"a.jpg"}
 
 
+def test_too_long_a_name_is_one_line_and_fails_alone(here: Path, tiny_model: Path) -> None:
+    common = ("translate", "-d", "male", "-m", tiny_model)
+    assert_one_clear_error(facestyle(*common, "x" * 300 + ".jpg"), 1, "name is too long")
+    long = "y" * 248 + ".jpg"  # its result's name would be too long
+    shutil.copy("a.jpg", long)
+    result = facestyle(*common, "a.jpg", long)
+    assert result.exit_code == 7, result.output
+    assert "1 of 2 pictures failed; 1 written" in result.stderr
+    assert "Traceback" not in result.output
+    assert files(here) == {"a.jpg", "a.male.png", long}
+
+
+def test_a_report_replaces_no_picture(here: Path) -> None:
+    before = Path("a.jpg").read_bytes()
+    result = facestyle("train-report", "runs/run-1", "-o", "a.jpg")
+    assert_one_clear_error(result, 2, "a.jpg is no HTML file", "a.html")
+    assert Path("a.jpg").read_bytes() == before
+
+
 def test_what_a_picture_has_is_told_for_something_to_change(here: Path) -> None:
     result = facestyle("translate", "a.jpg", "-d", "male", "--source", "Young")
     assert_one_clear_error(result, 2, "--source says what a picture has", "--flip")

@@ -299,6 +299,13 @@ def test_glasses_may_be_grey_glass(picture: np.ndarray) -> None:
     before = aligned[0].crop_HWC[SIDE // 2 :].astype(float)
     dark, smiling = below("glasses"), below("smile")
     assert dark == pytest.approx((1 - SHADE) * before, abs=1)
+    # What takes them off makes nothing dark.
+    model = Translator(card, DarkeningBackend())
+    style = model.edited(Edit(off=("glasses",), source=("glasses",)))
+    (face,) = translate_crops(aligned, model, style)
+    plain = Translator(replace(card, as_shade=()), DarkeningBackend())
+    (other,) = translate_crops(aligned, plain, style)
+    assert np.array_equal(face.result_HWC, other.result_HWC)
     # They go back onto the face's skin alone, as all else of ``on_skin`` does.
     both = model_of(card).edited(Edit(on=("glasses", "smile"), source=()))
     assert parts_changed(replace(card, on_skin=("smile",)), both) == ("skin",)

@@ -880,6 +880,49 @@ def test_of_several_processes_the_one_that_writes_says_how_it_goes(
         assert (result.output, result.exit_code) == ("", 130 if stop else 0)
 
 
+def test_a_finished_model_is_not_replaced_by_a_run_that_lost_its_checkpoints(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = start(data, tmp_path / "runs", steps=2).folder
+    model = folder / "model.safetensors"
+    before = model.read_bytes()
+    for checkpoint in (folder / "checkpoints").glob("*.pt"):
+        checkpoint.unlink()
+    with pytest.raises(UsageError, match="a model and no checkpoint") as caught:
+        training.proceed(folder, steps=4, watcher=Quiet())
+    assert f"--from {model}" in (caught.value.hint or "")
+    assert model.read_bytes() == before
+
+
+def test_a_bad_picture_takes_no_iteration_with_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facestyle.training import loop
+
+    waited = loop._Window.waited_for
+
+    def failing(window: Any, batches: Any) -> Any:
+        if window.task.step_index == 3:
+            raise InputError("x.png is damaged")
+        return waited(window, batches)
+
+    monkeypatch.setattr(loop._Window, "waited_for", failing)
+    watcher = Quiet()
+    with pytest.raises(InputError, match="damaged"):
+        training.start(
+            data, family="stargan-v2", preset="paper", runs=tmp_path / "runs", watcher=watcher,
+            tables={"run": {**RUN, "steps": 5, "save_every": 100}, "stargan-v2": TINY},
+        )  # fmt: skip
+    folder = tmp_path / "runs" / "run-1"
+    assert [path.stem for path in loop.saved_checkpoints(folder)] == ["0000003"]
+    assert any(f"--resume {folder}" in text for text in watcher.said)
+    monkeypatch.undo()
+    assert training.proceed(folder, watcher=Quiet()).finished
+    expected = tensors(start(data, tmp_path / "runs", steps=5).folder)
+    found = tensors(folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_torchrun_does_not_put_all_processes_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
@@ -1225,7 +1268,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(
     _, stderr = child.communicate(timeout=60)
     assert f"--resume {folder}" in stderr
     assert "Traceback" not in stderr
-    assert child.returncode == 130
+    assert child.returncode == 128 + number
     saved = load_checkpoint(folder / "model.safetensors").card
     assert saved is not None
     assert 0 < (saved.steps or 0) < 40

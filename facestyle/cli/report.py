@@ -7,6 +7,7 @@ Colour and progress bars appear on a terminal's stderr alone.
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import json
 import os
@@ -163,6 +164,14 @@ def reporting(
     except BrokenPipeError:
         _drop(sys.stdout)  # its reader went away (`| head`): nothing is left to say to it
         raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        known = FacestyleError(
+            f"a name is too long: {str(error.filename)[:60]}...", "give a shorter one"
+        )
+        report.error(known)
+        raise typer.Exit(known.exit_code) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

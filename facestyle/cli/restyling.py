@@ -207,7 +207,10 @@ def _source_of(job: Job) -> Source:
 
 
 def _done_before(job: Job, wish: Wish, report: Reporter) -> bool:
-    if job.target is None or not job.target.exists():
+    try:
+        if job.target is None or not job.target.exists():
+            return False
+    except OSError:  # such as too long a name: its own error, when it is written
         return False
     if not job.target.is_file():
         raise FacestyleError(

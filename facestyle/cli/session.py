@@ -313,8 +313,8 @@ class Session:
 
         wish, picture = self.wish, work.picture
         assert picture is not None, "it has been read"
-        kept = job.target is not None and job.target.exists() and not wish.overwrite
-        if kept and job.cam is not None:  # it is here for its heatmap alone
+        if job.cam and job.target and job.target.exists() and not wish.overwrite:
+            # It is here for its heatmap alone.
             work.report.note(f"{job.target} exists, skipped (--overwrite redoes it)")
             self.write_attention(work, picture, job.variant, job.cam)
             return

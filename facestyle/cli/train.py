@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facestyle.cli import options
-from facestyle.cli.report import INTERRUPTED, Reporter, reporting
+from facestyle.cli.report import INTERRUPTED, TERMINATED, Reporter, reporting
 from facestyle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,15 +58,12 @@ def train(
     with reporting(as_json=as_json, quiet=quiet, debug=debug) as report:
         if (data is None) == (resume is None):
             raise UsageError("give either --data DIR, or --resume RUN")
-        if resume is not None and (config or dry_run or origin):
-            raise UsageError(
-                "--resume goes on with the run's own settings", "drop --config, --dry-run, --from"
-            )
-        own = ("family", "preset", "runs", "name")
+        own = {name: f"--{name}" for name in ("family", "preset", "runs", "name", "config")}
+        own |= {"dry_run": "--dry-run", "origin": "--from"}
         if resume is not None and (given := [n for n in own if _is_given(context, n)]):
             raise UsageError(
                 "--resume goes on with the run's own settings",
-                f"drop {', '.join(f'--{name}' for name in given)}",
+                f"drop {', '.join(own[name] for name in given)}",
             )
 
         from facestyle import training
@@ -121,7 +118,7 @@ def train(
             if outcome.writes:
                 again = f"facestyle train --resume {outcome.folder}"
                 report.note(f"stopped and saved; go on with: {again}")
-            raise typer.Exit(INTERRUPTED)
+            raise typer.Exit(TERMINATED if outcome.terminated else INTERRUPTED)
         if outcome.writes:
             report.result({"run": str(outcome.folder), "model": str(model)}, str(model))
 
@@ -201,7 +198,9 @@ def train_report(
         from facestyle.checkpoint import write_atomically
         from facestyle.training.report import run_report
 
-        page = run_report(run)
         target = output or run / "report.html"
+        if target.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"{target} is no HTML file", f"such as -o {target.stem}.html")
+        page = run_report(run)
         write_atomically(target, lambda path: path.write_text(page, encoding="utf-8"))
         report.result({"report": str(target)}, str(target))

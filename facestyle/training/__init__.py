@@ -10,7 +10,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,6 +51,8 @@ class Outcome:
     """The run folder."""
     finished: bool
     """False when it was interrupted; resume it with --resume folder."""
+    terminated: bool = False
+    """Whether that was SIGTERM."""
     writes: bool = True
     """Whether this process, of all that torchrun started, is the one that says something."""
 
@@ -138,6 +140,7 @@ def proceed(
     from facestyle.backends.on_torch import best_device
     from facestyle.training import parallel
     from facestyle.training.loop import saved_checkpoints
+    from facestyle.weights import MODEL_FILE
 
     settings = read_settings(folder)
     before = settings
@@ -145,6 +148,11 @@ def proceed(
         settings = {**settings, "run": {**settings["run"], "steps": steps}}
     settings = {**settings, "device": best_device(device or settings["device"])}
     saved = saved_checkpoints(folder)
+    if not saved and (folder / MODEL_FILE).exists():
+        raise UsageError(
+            f"{folder} has a model and no checkpoint to go on from",
+            f"a new run may begin with it: --data DIR --from {folder / MODEL_FILE}",
+        )
     if steps is not None and saved and steps < (done := int(saved[-1].stem)):
         raise UsageError(
             f"{folder} has done {done} iterations, asked for were {steps}",
@@ -179,17 +187,22 @@ def estimate(
     chosen = family_named(family)
     run, config = resolve(chosen, preset, tables or {})
     run = _settled(run, data, device)
+    compiled: tuple[str, ...] = ()
+    if run.compile:
+        # That takes minutes, which nobody waits for to learn how long it takes.
+        run = replace(run, compile=False)
+        compiled = ("measured without compiling; with it an iteration takes a little less",)
     pictures = _pictures(chosen, run, data)
     config = chosen.settled(config, pictures)
     settings = new_settings(data, chosen, run, config, pictures, device, command="")
     card = _card(chosen, config, run, pictures, settings)
     with _memory_told(settings, device):
         task = _new_task(chosen, config, run, pictures, device)
-        notes = _lull(chosen, config, run)
+        notes = compiled + _lull(chosen, config, run)
         if origin is not None:
             notes += adopt(task, chosen, card, origin).notes
         turn = chosen.turn(config)
-        turns = max(ceil(MEASURED_STEPS / len(turn)), 2 if run.compile else 1)
+        turns = ceil(MEASURED_STEPS / len(turn))
         # As if all before had been done: a judge that learns alone takes a part of the time.
         task.load_state_dict({**task.state_dict(), "step": turn.start})
         stop = turn.start + 1 + turns * len(turn)
@@ -299,12 +312,13 @@ def _trained(
     data = _batches(
         family, config, run, pictures, task.step_index, run.steps, processes.device, processes
     )
-    with closing(data), _stop_signals() as stopping:
+    with closing(data), _stop_signals() as received:
         finished = loop.fit(
-            task, data, run, folder, card,
-            watcher=watcher, preview=preview, stopping=stopping, processes=processes,
+            task, data, run, folder, card, watcher=watcher, preview=preview,
+            stopping=lambda: bool(received), processes=processes,
         )  # fmt: skip
-    return Outcome(folder=folder, finished=finished, writes=processes.writes)
+    terminated = not finished and received[:1] == [signal.SIGTERM]
+    return Outcome(folder=folder, finished=finished, terminated=terminated, writes=processes.writes)
 
 
 def _lull(
@@ -532,9 +546,9 @@ def _with_tensorboard(watcher: Watcher, folder: Path) -> Watcher:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after its iteration; a second one
-    acts as usual."""
+def _stop_signals() -> Iterator[list[int]]:
+    """What has arrived: the first Ctrl-C or SIGTERM asks the loop to stop after its iteration; a
+    second one acts as usual."""
     received: list[int] = []
 
     def receive(number: int, frame: Any) -> None:
@@ -545,7 +559,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     for number in before:
         signal.signal(number, receive)
     try:
-        yield lambda: bool(received)
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

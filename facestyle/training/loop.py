@@ -129,13 +129,19 @@ def fit(
 
     Raises:
         FacestyleError: no finite step in ``BAD_LIMIT`` iterations in a row, or a full disk;
-            the last checkpoint stays as it is.
+            the last checkpoint stays as it is. Or a picture that cannot be read, after saving.
     """
     processes = processes or Processes()
     window = _Window(task)
     bad = 0
     while task.step_index < run.steps and not processes.any(stopping()):
-        batch = window.waited_for(data)
+        try:
+            batch = window.waited_for(data)
+        except FacestyleError:  # a bad picture takes no iteration with it
+            if processes.writes and task.step_index:
+                save(task, run, folder, card)
+                watcher.announce(f"saved; go on with: facestyle train --resume {folder}")
+            raise
         # Dropout too is a function of (seed, step), and not alike in all processes.
         key = np.random.SeedSequence((run.seed, task.step_index, processes.rank))
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
