@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def proceed(
     """
     from facestyle.backends.on_torch import best_device
     from facestyle.training import parallel
-    from facestyle.training.loop import saved_checkpoints
+    from facestyle.training.loop import BEST_FILE, saved_checkpoints
     from facestyle.weights import MODEL_FILE
 
     settings = read_settings(folder)
@@ -148,11 +149,6 @@ def proceed(
         settings = {**settings, "run": {**settings["run"], "steps": steps}}
     settings = {**settings, "device": best_device(device or settings["device"])}
     saved = saved_checkpoints(folder)
-    if not saved and (folder / MODEL_FILE).exists():
-        raise UsageError(
-            f"{folder} has a model and no checkpoint to go on from",
-            f"a new run may begin with it: --data DIR --from {folder / MODEL_FILE}",
-        )
     if steps is not None and saved and steps < (done := int(saved[-1].stem)):
         raise UsageError(
             f"{folder} has done {done} iterations, asked for were {steps}",
@@ -160,11 +156,22 @@ def proceed(
         )
     with parallel.joined(settings["device"]) as processes:
         if not saved and processes.writes:
-            # Killed before its first checkpoint: nothing is lost by beginning again.
-            watcher.announce(f"{folder} has no checkpoint yet, it begins anew")
+            # Killed before its first checkpoint, or robbed of all: what models it has stay.
+            kept = [place for name in (MODEL_FILE, BEST_FILE) if (place := _aside(folder / name))]
+            told = f"; {' and '.join(map(str, kept))} is what it had" if kept else ""
+            watcher.announce(f"{folder} has no checkpoint, it begins anew{told}")
         if processes.writes and settings != before:
             write_settings(folder, settings)
         return _run(folder, settings, watcher, processes)
+
+
+def _aside(path: Path) -> Path | None:
+    """Rename a file to the first ``name-before-N`` that is free; None where it is not there."""
+    if not path.is_file():
+        return None
+    names = (path.with_stem(f"{path.stem}-before-{number}") for number in count(1))
+    place = next(name for name in names if not name.exists())
+    return path.rename(place)
 
 
 def estimate(
